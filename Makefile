@@ -1,0 +1,36 @@
+# `make demo` and `make test` need only Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check e2e bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	touch $@
+
+demo: $(READY)  ## run the whole pipeline, offline, on a generated catalog
+	$(BIN)/python cli.py demo
+
+test: check e2e  ## everything that CI runs
+
+check: $(READY)  ## format, lint, types, unit and property tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit tests/property
+
+e2e: $(READY)  ## the README's commands on a small catalog
+	$(BIN)/python -m pytest tests/e2e
+
+bench: $(READY)  ## print benchmark figures and append them to benchmarks/results
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove .venv and the demo's workspace
+	rm -rf $(VENV) demo-workspace

@@ -1,0 +1,377 @@
+"""The command line: parse, call one function, print.
+
+Heavy imports stand inside the commands, so that `--help` answers at once.
+"""
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from schemas.errors import PipelineError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Turns our errors into one message and exit code 1, in one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise click.ClickException("interrupted; run the same command again") from error
+
+
+def _configure_logging() -> None:
+    # open_clip logs its every step to the root; what matters of it comes as our own errors.
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("pipeline", "cache"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def _example(text: str) -> str:
+    return f"\b\nExample:\n  {text}"
+
+
+def _workspace_option(default: str = "workspace") -> Callable[[Command], Command]:
+    """Add --workspace; the command gets it absolute, and it is printed."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapped(workspace: Path, **options: Any) -> Any:
+            _configure_logging()
+            workspace = workspace.resolve()
+            click.echo(f"workspace: {workspace}", err=True)
+            return command(workspace=workspace, **options)
+
+        option = click.option(
+            "--workspace",
+            type=click.Path(file_okay=False, path_type=Path),
+            default=default,
+            envvar="SHELFWISE_WORKSPACE",
+            show_default=True,
+            show_envvar=True,
+            help="Folder of plan, cache and runs.",
+        )
+        return option(wrapped)  # type: ignore[return-value]
+
+    return decorate
+
+
+def _device_option(command: Command) -> Command:
+    option = click.option(
+        "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+    )
+    return option(command)
+
+
+def _fit_options(command: Command) -> Command:
+    """Add the options of a training run that fit and compare share."""
+    options = [
+        click.option("--epochs", default=20, show_default=True, help="Most passes over the items."),
+        click.option(
+            "--batch-size",
+            type=int,
+            help="Items a step.  [default: a 50th of the train items, 64 to 4096]",
+        ),
+        click.option("--lr", default=1e-3, show_default=True, help="Highest learning rate."),
+        click.option(
+            "--fusion",
+            type=click.Choice(["attention", "concat", "gated"]),
+            default="attention",
+            show_default=True,
+            help="How the two embeddings are joined.",
+        ),
+        click.option(
+            "--modalities",
+            type=click.Choice(["both", "image", "title"]),
+            default="both",
+            show_default=True,
+            help="What the network may see.",
+        ),
+        click.option(
+            "--weighting",
+            type=click.Choice(["affinity", "controlled", "softmax"]),
+            default="affinity",
+            show_default=True,
+            help="Approaches 4 and 5: how similarities become weights.",
+        ),
+        click.option(
+            "--schedule",
+            type=click.Choice(["linear", "geometric", "odds"]),
+            default="linear",
+            show_default=True,
+            help="Approach 5: how targets harden.",
+        ),
+        click.option(
+            "--alpha", default=0.1, show_default=True, help="Smoothing mass off the true label."
+        ),
+        click.option("--gamma", default=2.0, show_default=True, help="Focusing of the focal loss."),
+        click.option("--kl-weight", default=1.0, show_default=True, help="Weight of the KL term."),
+        click.option("--allow-partial", is_flag=True, help="Go on although shards are missing."),
+        _device_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_example("python cli.py demo"),
+)
+def main() -> None:
+    """Put every product on the right shelf; when it errs, on the shelf beside."""
+
+
+@main.command(epilog=_example("python cli.py plan --items items.parquet --labels labels.csv"))
+@click.option(
+    "--items",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Catalog: .parquet, .csv or a folder of .parquet.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Labels: .csv or .parquet with label_id, name, path.",
+)
+@click.option(
+    "--items-root",
+    type=click.Path(path_type=Path),
+    help="Folder of relative image paths.  [default: the folder of the items]",
+)
+@click.option(
+    "--model",
+    default="ViT-B-32",
+    show_default=True,
+    help="open_clip name, hf-hub:org/name, local-dir:folder or shelfwise-tiny.",
+)
+@click.option(
+    "--pretrained",
+    default=None,
+    help="Tag, checkpoint file or `random`.  [default: openai for ViT-B-32]",
+)
+@click.option(
+    "--label-text",
+    default="name",
+    show_default=True,
+    help="What is embedded for a label: name, path or a template like 'a photo of a {name}'.",
+)
+@click.option("--allow-duplicate-names", is_flag=True, help="Accept labels that share their text.")
+@click.option("--shard-rows", default=65536, show_default=True, help="Items a shard.")
+@click.option(
+    "--chunk-rows",
+    default=16384,
+    show_default=True,
+    help="Rows a chunk file; divides --shard-rows.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the train/val/test split.")
+@click.option("--limit", type=click.IntRange(min=1), help="Plan only the first so many items.")
+@click.option("--force", is_flag=True, help="Replace a different plan.")
+@_device_option
+@_workspace_option()
+def plan(workspace: Path, pretrained: str | None, model: str, **options: Any) -> None:
+    """Freeze items, labels, splits and encoder into a plan."""
+    from pipeline.plan import make_plan
+
+    if pretrained is None:
+        pretrained = "openai" if model == "ViT-B-32" else ""
+    make_plan(workspace, model=model, pretrained=pretrained, **options).table().print()
+    click.echo("next: python cli.py embed --all")
+
+
+@main.command(epilog=_example("python cli.py embed --shard 0"))
+@click.option("--shard", type=int, help="Embed one shard.")
+@click.option("--shards", help="Embed shards A-B, both included.")
+@click.option("--all", "all_shards", is_flag=True, help="Embed every shard that is not done.")
+@click.option("--labels", is_flag=True, help="Embed the labels (done with shard 0 anyway).")
+@click.option(
+    "--batch-size",
+    default=256,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Items a forward pass.",
+)
+@click.option(
+    "--workers",
+    "num_workers",
+    default=4,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Threads that read and decode.",
+)
+@click.option(
+    "--max-bad",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of a shard's rows that may lack an embedding.",
+)
+@_device_option
+@_workspace_option()
+def embed(
+    workspace: Path,
+    shard: int | None,
+    shards: str | None,
+    *,
+    all_shards: bool,
+    labels: bool,
+    device: str,
+    **options: Any,
+) -> None:
+    """Run the frozen encoders over shards of the catalog."""
+    from schemas.plan import read_plan
+
+    frozen = read_plan(workspace)
+    chosen = _chosen_shards(shard, shards, frozen.num_shards if all_shards else None)
+    if chosen is None and not labels:
+        raise click.UsageError("say what to embed: --shard N, --shards A-B, --all or --labels")
+    from pipeline.embed import embed as embed_shards
+    from pipeline.encoder import load_encoder
+
+    embed_shards(
+        workspace,
+        frozen,
+        chosen or range(0),
+        lambda: load_encoder(frozen.encoder, device),
+        with_labels=labels,
+        **options,
+    )
+    click.echo("next: python cli.py neighbors")
+
+
+def _chosen_shards(shard: int | None, shards: str | None, num_all: int | None) -> range | None:
+    """Return the shards that the options name; at most one of them may be given."""
+    given = [option for option in (shard, shards, num_all) if option is not None]
+    if len(given) > 1:
+        raise click.UsageError("give only one of --shard, --shards and --all")
+    if shard is not None:
+        return range(shard, shard + 1)
+    if num_all is not None:
+        return range(num_all)
+    if shards is None:
+        return None
+    first, dash, last = shards.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise click.BadParameter(f"{shards!r} is not A-B, such as 0-15", param_hint="--shards")
+    return range(int(first), int(last) + 1)
+
+
+@main.command(epilog=_example("python cli.py status --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_workspace_option()
+def status(workspace: Path, *, as_json: bool) -> None:
+    """Show every shard's state, and what else is done."""
+    from pipeline.status import read_status
+    from schemas.plan import read_plan
+
+    found = read_status(workspace, read_plan(workspace))
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        found.table().print()
+
+
+@main.command(epilog=_example('python cli.py neighbors --show "Cowboy Boots"'))
+@click.option("--k", default=20, show_default=True, type=int, help="Neighbors a label.")
+@click.option("--show", metavar="LABEL", help="Print a label's neighbors; builds nothing.")
+@_workspace_option()
+def neighbors(workspace: Path, k: int, show: str | None) -> None:
+    """Link each label to the labels nearest to it."""
+    from pipeline.neighbors import build_graph, neighbors_table
+    from schemas.plan import read_plan
+
+    frozen = read_plan(workspace)
+    if show is not None:
+        neighbors_table(workspace, frozen, show).print()
+        return
+    graph = build_graph(workspace, frozen, k=k)
+    click.echo(f"{graph.num_labels:,} labels, {graph.neighbors.shape[1]} neighbors each")
+    click.echo("next: python cli.py fit --approach 5")
+
+
+@main.command(epilog=_example("python cli.py fit --approach 5"))
+@click.option("--approach", required=True, help="Label representation: 1, 1b, 2, 3, 4 or 5.")
+@click.option("--seed", default=0, show_default=True, help="Of weights, batch order and dropout.")
+@_fit_options
+@_workspace_option()
+def fit(workspace: Path, device: str, **options: Any) -> None:
+    """Train the fusion network on the cached embeddings."""
+    from schemas.plan import read_plan
+
+    frozen = read_plan(workspace)
+    from pipeline.fit import fit as fit_run
+    from schemas.run import FitConfig
+
+    fit_run(workspace, frozen, FitConfig(**options), device=device).table().print()
+
+
+@main.command(epilog=_example("python cli.py compare --seeds 3"))
+@click.option("--approaches", default="1,2,3,4,5", show_default=True, help="Which, with commas.")
+@click.option(
+    "--seeds",
+    "num_seeds",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Runs of each.",
+)
+@_fit_options
+@_workspace_option()
+def compare(workspace: Path, approaches: str, num_seeds: int, device: str, **options: Any) -> None:
+    """Fit what is missing and print the paper's two tables."""
+    from schemas.plan import read_plan
+
+    frozen = read_plan(workspace)
+    from pipeline.compare import compare as compare_runs
+    from schemas.run import FitConfig
+
+    found = compare_runs(
+        workspace,
+        frozen,
+        approaches=[name.strip() for name in approaches.split(",")],
+        num_seeds=num_seeds,
+        config=FitConfig(approach="1", **options),
+        device=device,
+    )
+    found.table1.print()
+    found.table2.print()
+    click.echo("written: " + ", ".join(map(str, found.files)))
+
+
+@main.command(epilog=_example("python cli.py demo"))
+@click.option(
+    "--items",
+    "num_items",
+    default=20_000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Products to make.",
+)
+@_device_option
+@_workspace_option("demo-workspace")
+def demo(workspace: Path, num_items: int, device: str) -> None:
+    """Run everything, offline, on a generated catalog with the bundled encoder."""
+    from pipeline.demo.demo import run_demo
+
+    run_demo(workspace, num_items=num_items, device=device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,408 @@
+"""Frozen CLIP encoders: pictures and texts in, unit-length embeddings out.
+
+`resolve` finds a model's weights once, at plan time, and writes down everything that loading
+needs; `load_encoder` then works without network. The only importer of open_clip.
+
+B batch, D embedding width.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import safetensors
+import torch
+from huggingface_hub import hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from jaxtyping import Float32, UInt8
+from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import (
+    download_pretrained_from_hf,
+    download_pretrained_from_url,
+    get_pretrained_cfg,
+)
+from open_clip.transform import PreprocessCfg, image_transform
+from PIL import Image
+from torch import Tensor
+
+from pipeline.device import pick_device
+from schemas.configs import digest
+from schemas.errors import EncoderError
+from schemas.plan import EncoderSpec, Preprocess
+
+BUNDLED_MODEL = "shelfwise-tiny"
+RANDOM = "random"
+# Tokens beyond the context length (77) are dropped anyway. Cutting the text first keeps a 100 kB
+# title from taking minutes in the tokenizer, whose time grows with a word's length squared.
+MAX_TITLE_CHARS = 2000
+_BUNDLED_FOLDER = Path(__file__).parent / "demo"
+_SCHEMAS = ("hf-hub:", "local-dir:")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+_PROBE_SECONDS = 5.0
+_LOAD_ERRORS = (
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OSError,
+    ImportError,
+    EOFError,
+    pickle.UnpicklingError,
+    safetensors.SafetensorError,
+)
+
+
+class Encoder:
+    """A loaded, frozen two-tower model."""
+
+    compute_dtype = "float32"
+
+    def __init__(self, spec: EncoderSpec, model: Any, device: torch.device) -> None:
+        """Wrap an open_clip model; use `load_encoder`."""
+        self.spec, self.device = spec, device
+        self._model = model
+        self._tokenize = _tokenizer(spec)
+        channels = (1, 3, 1, 1)
+        self._mean = torch.tensor(spec.preprocess.mean, device=device).view(channels)
+        self._std = torch.tensor(spec.preprocess.std, device=device).view(channels)
+        self._to_input_size = _resize(spec.preprocess)
+
+    def preprocess(self, image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+        """Resize and crop an RGB image as open_clip does, before its normalization."""
+        return np.asarray(self._to_input_size(image))
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> Float32[np.ndarray, "B D"]:
+        """Return the unit-length embeddings of preprocessed pictures."""
+        batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
+        image_emb = self._model.encode_image((batch / 255 - self._mean) / self._std, normalize=True)
+        return image_emb.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "B D"]:
+        """Return the unit-length embeddings of titles or label texts."""
+        trimmed = [" ".join(text.split())[:MAX_TITLE_CHARS] for text in texts]
+        tokens = self._tokenize(trimmed).to(self.device)
+        text_emb = self._model.encode_text(tokens, normalize=True)
+        return text_emb.float().cpu().numpy()
+
+    def items_per_second(self, batch_size: int = 32) -> float:
+        """Time both towers on one made-up batch, after one to warm up."""
+        height, width = self.spec.preprocess.size
+        pixels = np.zeros((batch_size, height, width, 3), np.uint8)
+        titles = ["Acme Men's Leather Boots, Brown, Size 10"] * batch_size
+        for _ in range(2):
+            started = time.perf_counter()
+            self.encode_images(pixels)
+            self.encode_texts(titles)
+            seconds = time.perf_counter() - started
+        return batch_size / seconds
+
+
+def resolve(model: str, pretrained: str) -> EncoderSpec:
+    """Find a model's configuration and weights, downloading them where they are not cached.
+
+    Args:
+        model: an open_clip name, `hf-hub:org/name`, `local-dir:folder` or `shelfwise-tiny`.
+        pretrained: a tag of that model, a checkpoint file, or `random`; empty for the bundled
+            model and where the model name carries its weights.
+    Raises: EncoderError if a name is unknown, weights are out of reach or not readable.
+    """
+    weights: Path | None
+    if model.startswith(_SCHEMAS):
+        if pretrained:
+            raise EncoderError(
+                f"--pretrained {pretrained!r} has no meaning: {model} carries its own weights",
+                where="--pretrained",
+                fix="leave --pretrained out",
+            )
+        config, weights = _from_hub(model) if model.startswith("hf-hub:") else _from_folder(model)
+        architecture, overlay = config["model_cfg"], config.get("preprocess_cfg", {})
+    else:
+        architecture = _architecture(model)
+        weights, overlay = _weights(model, pretrained)
+        if overlay.get("quick_gelu"):
+            # open_clip only warns here, and a GELU that the weights were not trained with
+            # shifts every embedding. Seen with ViT-B-32 and the tag openai.
+            architecture["quick_gelu"] = True
+    preprocess = _preprocess(architecture, overlay)
+    spec = EncoderSpec(
+        model=model,
+        pretrained=pretrained,
+        weights_path=str(weights.resolve()) if weights else "",
+        weights_sha256=_sha256(weights) if weights else digest(["random", model, architecture]),
+        architecture=architecture,
+        preprocess=preprocess,
+        tokenizer="",
+        embed_dim=int(architecture["embed_dim"]),
+    )
+    tokenizer = _tokenizer(spec)
+    name = f"{type(tokenizer).__name__}, context {getattr(tokenizer, 'context_length', None)}"
+    return replace(spec, tokenizer=name)
+
+
+def load_encoder(spec: EncoderSpec, device: str = "auto") -> Encoder:
+    """Load a planned encoder, in evaluation mode.
+
+    Raises: EncoderError if the checkpoint is gone, has another sha256 or does not fit the model.
+    """
+    where = spec.weights_path or spec.model
+    if spec.pretrained != RANDOM:
+        path = Path(spec.weights_path)
+        if not path.is_file():
+            raise EncoderError(
+                "the planned checkpoint is gone",
+                where=where,
+                fix="put it back, or run `python cli.py plan ... --force`",
+            )
+        if (found := _sha256(path)) != spec.weights_sha256:
+            raise EncoderError(
+                f"checkpoint has sha256 {found[:16]}, plan says {spec.weights_sha256[:16]}",
+                where=where,
+                fix="restore the planned file, or plan again in a new workspace",
+            )
+    chosen = pick_device(device)
+    name = _register(spec.architecture)
+    torch.manual_seed(0)  # what `random` weights are made from
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = open_clip.create_model(
+                name,
+                pretrained=spec.weights_path or None,
+                device=chosen,
+                require_pretrained=spec.pretrained != RANDOM,
+                weights_only=True,
+            )
+    except _LOAD_ERRORS as error:
+        reason = " ".join(str(error).split())[:300]
+        raise EncoderError(
+            f"checkpoint cannot be loaded into {spec.model}: {reason}",
+            where=where,
+            fix="give a state dict of exactly this model, as safetensors or a torch file "
+            "without pickled code",
+        ) from error
+    model.eval().requires_grad_(False)
+    return Encoder(spec, model, chosen)
+
+
+def _register(architecture: dict[str, Any]) -> str:
+    """Make open_clip know an architecture; return the name it has there."""
+    name = f"shelfwise-{digest(architecture)[:16]}"
+    if name not in open_clip.list_models():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.json"
+            path.write_text(json.dumps(architecture), encoding="utf-8")
+            open_clip.add_model_config(path)
+    return name
+
+
+def _tokenizer(spec: EncoderSpec) -> Callable[[list[str]], Tensor]:
+    is_folder = spec.model.startswith("local-dir:")
+    name = spec.model if is_folder else _register(spec.architecture)
+    try:
+        return open_clip.get_tokenizer(name)
+    except _LOAD_ERRORS as error:
+        raise EncoderError(
+            f"tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
+            where=spec.model,
+            fix="run where the tokenizer's files are cached; models with Hugging Face tokenizers "
+            "also need `pip install transformers`",
+        ) from error
+
+
+def _architecture(model: str) -> dict[str, Any]:
+    if model == BUNDLED_MODEL:
+        text = (_BUNDLED_FOLDER / f"{BUNDLED_MODEL}.json").read_text(encoding="utf-8")
+        return json.loads(text)
+    config = open_clip.get_model_config(model)
+    if config is None:
+        known = [BUNDLED_MODEL, *open_clip.list_models()]
+        near = difflib.get_close_matches(model, known, n=5, cutoff=0.0)
+        raise EncoderError(
+            f"unknown model {model!r}; nearest names: {', '.join(near)}",
+            where="--model",
+            fix="use an open_clip name, hf-hub:org/name, local-dir:folder or shelfwise-tiny",
+        )
+    return config
+
+
+def _weights(model: str, pretrained: str) -> tuple[Path | None, dict[str, Any]]:
+    """Return the checkpoint of a built-in model and what its tag says of preprocessing."""
+    if pretrained == RANDOM:
+        return None, {}
+    if not pretrained and model == BUNDLED_MODEL:
+        return _BUNDLED_FOLDER / f"{BUNDLED_MODEL}.safetensors", {}
+    tag = get_pretrained_cfg(model, pretrained) if pretrained else None
+    if tag:
+        return _from_tag(tag, f"{model} {pretrained}"), tag
+    path = Path(pretrained)
+    if pretrained and path.is_file():
+        if path.suffix not in _SUFFIXES:
+            raise EncoderError(
+                f"unknown checkpoint type {path.suffix!r}, expected {', '.join(_SUFFIXES)}",
+                where=str(path),
+                fix="save the state dict as safetensors",
+            )
+        return path, {}
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    raise EncoderError(
+        f"{model} has no weights {pretrained!r}: neither a tag nor a file"
+        if pretrained
+        else f"no weights given for {model}",
+        where="--pretrained",
+        fix=f"use a checkpoint file, `random`, or a tag: {', '.join(tags) or 'it has none'}",
+    )
+
+
+def _from_tag(tag: dict[str, Any], shown: str) -> Path:
+    if tag.get("hf_hub"):
+        repo, filename = os.path.split(tag["hf_hub"])
+        return _hub_file(repo, filename or HF_WEIGHTS_NAME, shown)
+    url = tag["url"]
+    cached = Path("~/.cache/clip").expanduser() / Path(url).name
+    if not cached.is_file():
+        _check_reachable(url, shown)
+    try:
+        return Path(download_pretrained_from_url(url))
+    except (OSError, RuntimeError) as error:
+        raise _out_of_reach(shown, url, error) from error
+
+
+def _from_hub(model: str) -> tuple[dict[str, Any], Path]:
+    repo = model.removeprefix("hf-hub:")
+    config = json.loads(_hub_file(repo, HF_CONFIG_NAME, model).read_text(encoding="utf-8"))
+    return config, _hub_file(repo, HF_WEIGHTS_NAME, model)
+
+
+def _from_folder(model: str) -> tuple[dict[str, Any], Path]:
+    folder = Path(model.removeprefix("local-dir:"))
+    weights = [
+        folder / name
+        for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
+        if (folder / name).is_file()
+    ]
+    try:
+        config = json.loads((folder / HF_CONFIG_NAME).read_text(encoding="utf-8"))
+        config["model_cfg"]["embed_dim"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(
+            f"no readable {HF_CONFIG_NAME} with a model_cfg ({error})",
+            where=str(folder),
+            fix="use a folder that open_clip saved for the hub",
+        ) from error
+    if not weights:
+        raise EncoderError(
+            f"neither {HF_SAFE_WEIGHTS_NAME} nor {HF_WEIGHTS_NAME}",
+            where=str(folder),
+            fix="put the weights beside the config under one of these names",
+        )
+    return config, weights[0]
+
+
+def _hub_file(repo: str, filename: str, shown: str) -> Path:
+    """Return a file of a hub repository from the local cache, else download it."""
+    names = [HF_SAFE_WEIGHTS_NAME, filename] if filename == HF_WEIGHTS_NAME else [filename]
+    if filename.endswith((".bin", ".pth")) and filename != HF_WEIGHTS_NAME:
+        names.insert(0, f"{filename[:-4]}.safetensors")
+    try:
+        for name in names:
+            cached = try_to_load_from_cache(repo, name)
+            if isinstance(cached, str):
+                return Path(cached)
+        url = hf_hub_url(repo, names[-1])
+    except (HFValidationError, ValueError) as error:
+        raise EncoderError(
+            f"{repo!r} is not a hub repository name",
+            where="--model",
+            fix="write it as hf-hub:organization/name",
+        ) from error
+    _check_reachable(url, shown)
+    try:
+        return Path(download_pretrained_from_hf(repo, filename=filename))
+    except (OSError, RuntimeError) as error:
+        raise _out_of_reach(shown, url, error) from error
+
+
+def _check_reachable(url: str, shown: str) -> None:
+    """Ask for the file's headers, so that a node without network fails in seconds.
+
+    A server that answers at all, even with "not found", is left to the real download.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
+        raise _out_of_reach(shown, url, OSError("HF_HUB_OFFLINE is set"))
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403, 404):
+            raise _out_of_reach(shown, url, error) from error
+    except OSError as error:
+        raise _out_of_reach(shown, url, error) from error
+
+
+def _out_of_reach(shown: str, url: str, error: Exception) -> EncoderError:
+    return EncoderError(
+        f"weights of {shown} are not cached here and cannot be downloaded: {error}",
+        where=url,
+        fix="plan once on a machine with network (the plan keeps the resolved file), "
+        "or pass a checkpoint file with --pretrained",
+    )
+
+
+def _preprocess(architecture: dict[str, Any], overlay: dict[str, Any]) -> Preprocess:
+    base = PreprocessCfg()
+    chosen = {
+        name: overlay.get(name, getattr(base, name))
+        for name in ("mean", "std", "interpolation", "resize_mode", "fill_color")
+    }
+    size = architecture["vision_cfg"].get("image_size", base.size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return Preprocess(
+        size=(height, width),
+        mean=tuple(map(float, chosen["mean"])),  # type: ignore[arg-type]
+        std=tuple(map(float, chosen["std"])),  # type: ignore[arg-type]
+        interpolation=chosen["interpolation"],
+        resize_mode=chosen["resize_mode"],
+        fill_color=int(chosen["fill_color"]),
+    )
+
+
+def _resize(preprocess: Preprocess) -> Callable[[Image.Image], Image.Image]:
+    """Return open_clip's own transform without its last steps, tensor and normalization."""
+    transform = image_transform(
+        preprocess.size,
+        is_train=False,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        interpolation=preprocess.interpolation,
+        resize_mode=preprocess.resize_mode,
+        fill_color=preprocess.fill_color,
+    )
+    names = [type(step).__name__ for step in transform.transforms]
+    if names[-3:] != ["MaybeConvertMode", "MaybeToTensor", "Normalize"]:
+        raise EncoderError(
+            f"open_clip's preprocessing ends with {names[-3:]}, which this version does not know",
+            where=f"open_clip {open_clip.__version__}",
+            fix="install the versions in constraints.txt",
+        )
+    return type(transform)(transform.transforms[:-3])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,130 @@
+"""The only network that is trained: fuse an item's two embeddings and classify.
+
+At D = 512, H = 1024 and C = 4,350 the attention fusion has 6.6M parameters.
+
+B batch, D embedding width, H hidden width, C classes, M = 2 modalities (image, title).
+Source: Yang 2022, "fuses the two embeddings with an attention layer, and trains a finetuning
+network" (an MLP).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+FUSIONS = ("attention", "concat", "gated")
+NUM_MODALITIES = 2
+
+
+class FusionNetwork(nn.Module):
+    """Embeddings of an item in, logits over the classes out."""
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_classes: int,
+        fusion: str = "attention",
+        hidden_dim: int = 1024,
+        num_hidden: int = 1,
+        num_heads: int = 8,
+        dropout: float = 0.1,
+    ) -> None:
+        """Make the network with fresh weights.
+
+        Args:
+            embed_dim: D.
+            num_classes: C.
+            fusion: `attention`, `concat` or `gated`.
+            hidden_dim: H.
+            num_hidden: hidden layers of the MLP, at least 1.
+            num_heads: of the attention; lowered to the largest number that divides D.
+            dropout: share of hidden activations dropped in training.
+        """
+        super().__init__()
+        self.scale = math.sqrt(embed_dim)  # unit-length embeddings to entries of about 1
+        if fusion == "attention":
+            self.fuser: nn.Module = AttentionFusion(embed_dim, num_heads)
+        else:
+            self.fuser = ConcatFusion() if fusion == "concat" else GatedFusion(embed_dim)
+        layers: list[nn.Module] = []
+        width = embed_dim if fusion == "gated" else NUM_MODALITIES * embed_dim
+        for _ in range(num_hidden):
+            layers += [nn.Linear(width, hidden_dim), nn.GELU(), nn.Dropout(dropout)]
+            width = hidden_dim
+        self.mlp = nn.Sequential(*layers, nn.Linear(width, num_classes))
+
+    def forward(
+        self,
+        image_emb: Float[Tensor, "B D"],
+        title_emb: Float[Tensor, "B D"],
+        image_ok: Bool[Tensor, " B"],
+        title_ok: Bool[Tensor, " B"],
+    ) -> Float[Tensor, "B C"]:
+        """Return the logits.
+
+        A missing modality takes no part, whatever its row holds (in the cache: NaN). An item with
+        neither gets logits that depend on nothing.
+        """
+        ok_BM = torch.stack([image_ok, title_ok], dim=1)
+        tokens_BMD = torch.stack([image_emb, title_emb], dim=1).float() * self.scale
+        tokens_BMD = torch.where(ok_BM[..., None], tokens_BMD, 0.0)
+        return self.mlp(self.fuser(tokens_BMD, ok_BM))
+
+
+class AttentionFusion(nn.Module):
+    """One multi-head self-attention block over the two tokens, then both side by side."""
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        """Make the block."""
+        super().__init__()
+        self.num_heads = math.gcd(embed_dim, num_heads)
+        self.modality = nn.Parameter(0.02 * torch.randn(NUM_MODALITIES, embed_dim))
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.out = nn.Linear(embed_dim, embed_dim)
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(
+        self, tokens_BMD: Float[Tensor, "B M D"], ok_BM: Bool[Tensor, "B M"]
+    ) -> Float[Tensor, "B 2*D"]:
+        """Return both tokens after attention, a missing one as zeros."""
+        batch, _, dim = tokens_BMD.shape
+        tokens_BMD = tokens_BMD + self.modality
+        heads = (batch, NUM_MODALITIES, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = self.qkv(tokens_BMD).view(heads).permute(2, 0, 3, 1, 4)
+        # Softmax over no key at all is NaN, so an item with neither modality attends to both.
+        mask_BM = ok_BM | ~ok_BM.any(dim=1, keepdim=True)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_BM[:, None, None, :])
+        attended = attended.transpose(1, 2).reshape(batch, NUM_MODALITIES, dim)
+        fused = self.norm(tokens_BMD + self.out(attended))
+        return torch.where(ok_BM[..., None], fused, 0.0).flatten(1)
+
+
+class ConcatFusion(nn.Module):
+    """Both embeddings side by side, a missing one as zeros."""
+
+    def forward(
+        self, tokens_BMD: Float[Tensor, "B M D"], ok_BM: Bool[Tensor, "B M"]
+    ) -> Float[Tensor, "B 2*D"]:
+        """Return the tokens side by side."""
+        return tokens_BMD.flatten(1)
+
+
+class GatedFusion(nn.Module):
+    """A learned mean of the two, weighted per item and dimension, over what is there."""
+
+    def __init__(self, embed_dim: int) -> None:
+        """Make the gate."""
+        super().__init__()
+        self.gate = nn.Linear(NUM_MODALITIES * embed_dim, NUM_MODALITIES * embed_dim)
+
+    def forward(
+        self, tokens_BMD: Float[Tensor, "B M D"], ok_BM: Bool[Tensor, "B M"]
+    ) -> Float[Tensor, "B D"]:
+        """Return the weighted mean; a modality that is alone has weight 1."""
+        score_BMD = self.gate(tokens_BMD.flatten(1)).view(tokens_BMD.shape)
+        mask_BM = ok_BM | ~ok_BM.any(dim=1, keepdim=True)
+        score_BMD = score_BMD.masked_fill(~mask_BM[..., None], -torch.inf)
+        return (score_BMD.softmax(dim=1) * tokens_BMD).sum(dim=1)

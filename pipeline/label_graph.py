@@ -1,0 +1,104 @@
+"""The label graph as an artifact: each label's nearest labels, with cosines.
+
+`neighbors.py` builds it; everything after reads it here, without faiss.
+
+C labels, K neighbors.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float64, Int64
+
+from cache.layout import parquet_bytes
+from cache.reader import labels_state
+from cache.storage import atomic_write
+from schemas.errors import NeighborsError
+from schemas.plan import Plan
+from schemas.tables import NEIGHBORS
+
+_METADATA_KEY = b"shelfwise"
+_RENEW = "run `python cli.py neighbors`"
+
+
+@dataclass(frozen=True)
+class LabelGraph:
+    """Directed: neighbors[y] belongs to y. Similarity falls along a row."""
+
+    neighbors: Int64[np.ndarray, "C K"]
+    similarity: Float64[np.ndarray, "C K"]
+
+    @property
+    def num_labels(self) -> int:
+        """C."""
+        return len(self.neighbors)
+
+    def sha256(self) -> str:
+        """Hash neighbors and similarities."""
+        parts = (self.neighbors.astype("<i8").tobytes(), self.similarity.astype("<f8").tobytes())
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def graph_path(workspace: Path) -> Path:
+    """Return the place of the graph in a workspace."""
+    return workspace / "neighbors.parquet"
+
+
+def _inputs(workspace: Path, plan: Plan) -> dict[str, object]:
+    """Return what the graph depends on, to tell a stale one."""
+    commit = labels_state(workspace, plan)
+    return {
+        "spec_id": commit.spec_id,
+        "labels_sha256": commit.labels_sha256,
+        "label_text": commit.label_text,
+        "label_emb_crc32c": commit.crc32c,
+    }
+
+
+def write_graph(workspace: Path, plan: Plan, graph: LabelGraph) -> None:
+    """Write neighbors.parquet with the hashes of what it was made from."""
+    num_labels, k = graph.neighbors.shape
+    table = pa.table(
+        {
+            "label": np.repeat(np.arange(num_labels), k),
+            "rank": np.tile(np.arange(1, k + 1), num_labels),
+            "neighbor": graph.neighbors.ravel(),
+            "similarity": graph.similarity.ravel(),
+        }
+    ).cast(NEIGHBORS)
+    inputs = json.dumps(_inputs(workspace, plan), sort_keys=True)
+    table = table.replace_schema_metadata({_METADATA_KEY: inputs.encode()})
+    atomic_write(graph_path(workspace), parquet_bytes(table))
+
+
+def read_graph(workspace: Path, plan: Plan) -> LabelGraph:
+    """Read the label graph.
+
+    Raises: NeighborsError if it is missing, unreadable, or made from other label embeddings.
+    """
+    path = graph_path(workspace)
+    if not path.is_file():
+        raise NeighborsError("there is no label graph yet", where=str(path), fix=_RENEW)
+    try:
+        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        found = json.loads(table.schema.metadata[_METADATA_KEY])
+        num_labels = plan.num_labels
+        neighbors = table["neighbor"].to_numpy().astype(np.int64).reshape(num_labels, -1)
+        similarity = table["similarity"].to_numpy().reshape(num_labels, -1)
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        raise NeighborsError(f"cannot be read: {error}", where=str(path), fix=_RENEW) from error
+    expected = _inputs(workspace, plan)
+    differing = [name for name in expected if found.get(name) != expected[name]]
+    if differing:
+        raise NeighborsError(
+            f"the label graph is stale: {', '.join(differing)} changed since it was made",
+            where=str(path),
+            fix=_RENEW,
+        )
+    return LabelGraph(neighbors, similarity)

@@ -1,0 +1,40 @@
+"""What shapes a label representation; saved with every run."""
+
+from dataclasses import dataclass
+
+from schemas.errors import TargetError
+
+WEIGHTINGS = ("affinity", "controlled", "softmax")
+SCHEDULES = ("linear", "geometric", "odds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """Options of all approaches; each uses those that its formula names."""
+
+    alpha: float = 0.1
+    """Smoothing mass off the true class, in [0, 1); the paper's value."""
+    weighting: str = "affinity"
+    """How similarities become weights: `affinity`, `controlled` or `softmax`."""
+    temperature: float | None = None
+    """Of the softmax weighting; None: solved from true_share."""
+    true_share: float = 0.5
+    """Mean weight of the true class that `temperature` None is solved for, in (0, 1)."""
+    schedule: str = "linear"
+    """How targets harden: `linear`, `geometric` or `odds`."""
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        for name, valid in (("weighting", WEIGHTINGS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in valid:
+                raise TargetError(
+                    f"unknown {name} {getattr(self, name)!r}",
+                    where=f"--{name}",
+                    fix=f"use one of: {', '.join(valid)}",
+                )
+        if self.temperature is not None and not self.temperature > 0:
+            raise TargetError(
+                f"temperature is {self.temperature}, expected above 0",
+                where="--temperature",
+                fix="use a positive number, or leave it out to have it solved",
+            )

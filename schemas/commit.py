@@ -1,0 +1,100 @@
+"""The commits: the only files that mean "done". DESIGN.md section 3."""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from schemas.configs import digest, from_json, to_dict, to_json
+from schemas.errors import CacheCorruptError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCommit:
+    """What a finished shard consists of; written after everything it names."""
+
+    version: int = 1
+    """Of this format."""
+    shard: int
+    """Position in the plan."""
+    start: int
+    """First row."""
+    stop: int
+    """The row after the last."""
+    spec_id: str
+    """Of the encoder that made it."""
+    items_sha256: str
+    """Of the items it was made from, as in the plan."""
+    image_ok: int
+    """Rows with an image embedding."""
+    title_ok: int
+    """Rows with a title embedding."""
+    num_bad: int
+    """Rows that lack one of the two."""
+    chunk_bytes: int
+    """Size of every chunk file of this shard."""
+    image_crc32c: tuple[int, ...]
+    """Of each image chunk, in order."""
+    title_crc32c: tuple[int, ...]
+    """Of each title chunk, in order."""
+    rows_sha256: str
+    """Of the rows file."""
+    compute_dtype: str
+    """In which the encoder ran."""
+    batch_size: int
+    """At which the encoder ran."""
+    seconds: float
+    """Wall time from the first read to the commit."""
+    host: str
+    """Machine that made it."""
+    body_sha256: str = ""
+    """Of the rest of this commit in canonical form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsCommit:
+    """The label embeddings, finished."""
+
+    version: int = 1
+    """Of this format."""
+    spec_id: str
+    """Of the encoder that made them."""
+    labels_sha256: str
+    """Of the labels, as in the plan."""
+    label_text: str
+    """What was embedded, as in the plan."""
+    num_labels: int
+    """C."""
+    crc32c: int
+    """Of the one chunk."""
+    compute_dtype: str
+    """In which the encoder ran."""
+    seconds: float
+    """Wall time."""
+    host: str
+    """Machine that made them."""
+    body_sha256: str = ""
+    """Of the rest of this commit in canonical form."""
+
+
+Commit = TypeVar("Commit", ShardCommit, LabelsCommit)
+
+
+def _body_sha256(commit: ShardCommit | LabelsCommit) -> str:
+    body = to_dict(commit)
+    del body["body_sha256"]
+    return digest(body)
+
+
+def sealed_json(commit: ShardCommit | LabelsCommit) -> str:
+    """Return the commit as JSON with the sha256 of its own body."""
+    return to_json(replace(commit, body_sha256=_body_sha256(commit)))
+
+
+def read_commit(kind: type[Commit], text: str, *, where: str, fix: str) -> Commit:
+    """Read a commit and check its seal.
+
+    Raises: ConfigError if it does not parse; CacheCorruptError if its body was changed.
+    """
+    commit = from_json(kind, text, where=where, fix=fix)
+    if commit.body_sha256 != _body_sha256(commit):
+        raise CacheCorruptError("commit does not match its own sha256", where=where, fix=fix)
+    return commit

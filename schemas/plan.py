@@ -1,0 +1,198 @@
+"""The plan: what stage one embeds, with which encoder, cut into which shards.
+
+`python cli.py plan` writes it once; every later stage reads it. Its size is about 120 bytes a
+shard: 22 kB at 12M items in 184 shards.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from schemas.configs import digest, from_json
+from schemas.errors import ConfigError, PlanNotFoundError, ShardError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """One file of the items catalog."""
+
+    path: str
+    """Absolute path."""
+    num_bytes: int
+    """Size in bytes."""
+    num_rows: int
+    """Items in it."""
+    sha256: str
+    """Of the whole file (CSV), or of its footer, which holds every column's place (Parquet)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemsSource:
+    """Where the items come from."""
+
+    files: tuple[SourceFile, ...]
+    """In plan order: row order is file order, then order within the file."""
+    root: str
+    """Absolute folder that relative image paths start from and may not leave."""
+    has_image_bytes: bool
+    """True: the column `image` holds encoded pictures. False: `image_path` names files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How a picture becomes the encoder's input (open_clip's PreprocessCfg)."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    mean: tuple[float, float, float]
+    """Per channel, in units of [0, 1]."""
+    std: tuple[float, float, float]
+    """Per channel, in units of [0, 1]."""
+    interpolation: str
+    """`bicubic` or `bilinear`."""
+    resize_mode: str
+    """`shortest`, `longest` or `squash`."""
+    fill_color: int
+    """Of the border that `longest` pads with, 0..255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """A frozen encoder, resolved so that a node without network can load it."""
+
+    model: str
+    """open_clip model name, `hf-hub:org/name` or `local-dir:folder`."""
+    pretrained: str
+    """As the user gave it: tag, path, `random`, or empty where the model name says it all."""
+    weights_path: str
+    """Absolute path of the resolved checkpoint; empty for `random`."""
+    weights_sha256: str
+    """Of the checkpoint file; for `random`, of the name and seed that make it."""
+    architecture: dict[str, Any]
+    """open_clip model config, with quick_gelu as the weights need it."""
+    preprocess: Preprocess
+    """Image preprocessing of these weights."""
+    tokenizer: str
+    """Class of the tokenizer and its context length."""
+    embed_dim: int
+    """D, the width of an embedding."""
+    decode: str = "full"
+    """How pictures are decoded: `full` resolution before the resize."""
+    storage_dtype: str = "float16"
+    """Of the item embeddings in the cache."""
+    is_normalized: bool = True
+    """Embeddings have unit length."""
+
+    def spec(self) -> dict[str, Any]:
+        """Return what an embedding's value depends on, and nothing else."""
+        return {
+            "model": self.model,
+            "weights_sha256": self.weights_sha256,
+            "architecture_sha256": digest(self.architecture),
+            "preprocess": {
+                "size": list(self.preprocess.size),
+                "mean": list(self.preprocess.mean),
+                "std": list(self.preprocess.std),
+                "interpolation": self.preprocess.interpolation,
+                "resize_mode": self.preprocess.resize_mode,
+                "fill_color": self.preprocess.fill_color,
+            },
+            "tokenizer": self.tokenizer,
+            "decode": self.decode,
+            "storage_dtype": self.storage_dtype,
+            "is_normalized": self.is_normalized,
+        }
+
+    def spec_id(self) -> str:
+        """Return the hash of `spec()`, 16 hex digits."""
+        return digest(self.spec())[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that stage one fixes before the first picture is read."""
+
+    version: int = 1
+    """Of this format."""
+    items: ItemsSource
+    """The catalog."""
+    labels_path: str
+    """Absolute path of the labels file."""
+    labels_sha256: str
+    """Of the label ids, names and paths in order."""
+    label_text: str
+    """What is embedded for a label: `name`, `path`, or a template with {name} or {path}."""
+    num_items: int
+    """N."""
+    num_labels: int
+    """C."""
+    limit: int | None
+    """Only the first so many items were planned; None for all."""
+    encoder: EncoderSpec
+    """The frozen encoder."""
+    spec_id: str
+    """encoder.spec_id(), repeated for readers of the file."""
+    shard_rows: int = 65536
+    """Items per shard; the last shard may have fewer."""
+    chunk_rows: int = 16384
+    """Rows per chunk file; divides shard_rows."""
+    seed: int = 0
+    """Salt of the split hash."""
+    shards: tuple[str, ...] = field(repr=False)
+    """Per shard, the sha256 of its items' ids, titles and picture sources."""
+
+    def __post_init__(self) -> None:
+        """Check that the numbers fit together."""
+        if self.chunk_rows < 1 or self.shard_rows < 1 or self.shard_rows % self.chunk_rows:
+            raise ConfigError(
+                f"shard_rows={self.shard_rows} is not a multiple of chunk_rows={self.chunk_rows}",
+                where="plan",
+                fix="choose --shard-rows as a multiple of --chunk-rows: a shard owns whole chunks",
+            )
+        if len(self.shards) != -(-self.num_items // self.shard_rows):
+            raise ConfigError(
+                f"{len(self.shards)} shards cannot hold {self.num_items} items",
+                where="plan",
+                fix="run `python cli.py plan ... --force` again",
+            )
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return len(self.shards)
+
+    def shard_range(self, shard: int) -> tuple[int, int]:
+        """Return the first row of a shard and the row after its last.
+
+        Raises: ShardError if the plan has no such shard.
+        """
+        if not 0 <= shard < self.num_shards:
+            raise ShardError(
+                f"no shard {shard}: the plan has shards 0 to {self.num_shards - 1}",
+                where="plan.json",
+                fix="run `python cli.py status` to see them",
+            )
+        start = shard * self.shard_rows
+        return start, min(start + self.shard_rows, self.num_items)
+
+
+def plan_path(workspace: Path) -> Path:
+    """Return the place of the plan in a workspace."""
+    return workspace / "plan.json"
+
+
+def read_plan(workspace: Path) -> Plan:
+    """Read the plan of a workspace.
+
+    Raises: PlanNotFoundError if there is none; ConfigError if it does not fit.
+    """
+    path = plan_path(workspace)
+    if not path.is_file():
+        raise PlanNotFoundError(
+            "this workspace has no plan yet",
+            where=str(path),
+            fix="run `python cli.py plan --items ITEMS --labels LABELS`, "
+            "or point --workspace at one that has a plan",
+        )
+    text = path.read_text(encoding="utf-8")
+    return from_json(Plan, text, where=str(path), fix="run `python cli.py plan ... --force` again")

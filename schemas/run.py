@@ -1,0 +1,106 @@
+"""The configuration of one training run, and what it was fed."""
+
+from dataclasses import dataclass, field
+
+from schemas.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Every number that shapes a run; two runs with the same one on the same inputs are one."""
+
+    approach: str
+    """Label representation: 1, 1b, 2, 3, 4 or 5."""
+    seed: int = 0
+    """Of initial weights, batch order and dropout."""
+    alpha: float = 0.1
+    """Smoothing mass off the true class."""
+    weighting: str = "affinity"
+    """Approaches 4 and 5: `affinity`, `controlled` or `softmax`."""
+    temperature: float | None = None
+    """Of the softmax weighting; None: solved."""
+    schedule: str = "linear"
+    """Approach 5: `linear`, `geometric` or `odds`."""
+    gamma: float = 2.0
+    """Focusing parameter of the focal loss."""
+    kl_weight: float = 1.0
+    """Lambda: weight of the KL term, where the approach has one."""
+    fusion: str = "attention"
+    """`attention`, `concat` or `gated`."""
+    modalities: str = "both"
+    """`both`, `image` or `title`: what the network may see."""
+    hidden_dim: int = 1024
+    """Width of the MLP."""
+    num_hidden: int = 1
+    """Hidden layers of the MLP."""
+    dropout: float = 0.1
+    """In the MLP."""
+    epochs: int = 20
+    """Planned passes over the train items; early stopping may end sooner."""
+    patience: int = 5
+    """Epochs without a better val/top1 after which training stops."""
+    batch_size: int | None = None
+    """B; None: the power of two nearest below 1/50 of the train items, 64 to 4096."""
+    lr: float = 1e-3
+    """Highest learning rate, after warm-up."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    allow_partial: bool = False
+    """Train although some shards are not embedded."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and names; those of targets are checked where targets are made."""
+        positive = ("hidden_dim", "num_hidden", "epochs", "patience", "lr")
+        problems = [
+            f"{name}={getattr(self, name)}" for name in positive if getattr(self, name) <= 0
+        ]
+        if self.batch_size is not None and self.batch_size < 1:
+            problems.append(f"batch_size={self.batch_size}")
+        for name, valid in (
+            ("fusion", ("attention", "concat", "gated")),
+            ("modalities", ("both", "image", "title")),
+        ):
+            if getattr(self, name) not in valid:
+                problems.append(f"{name}={getattr(self, name)!r} (valid: {', '.join(valid)})")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout={self.dropout} (expected 0 <= dropout < 1)")
+        if self.kl_weight < 0 or self.weight_decay < 0:
+            problems.append("a negative kl_weight or weight_decay")
+        if problems:
+            raise ConfigError(
+                f"values out of range: {'; '.join(problems)}",
+                where="fit options",
+                fix="see `python cli.py fit --help`",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitInputs:
+    """Hashes of the artifacts a run was made from."""
+
+    cache_sha256: str
+    """Of all item embeddings and rows."""
+    items_sha256: str
+    """Of ids, labels and splits."""
+    graph_sha256: str
+    """Of the label graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """config.json of a run."""
+
+    version: int = 1
+    """Of this format."""
+    config: FitConfig
+    """As asked for."""
+    inputs: FitInputs
+    """As read."""
+    batch_size: int
+    """As resolved."""
+    device: str
+    """Where it ran."""
+    git_commit: str
+    """Of the code; empty outside a checkout."""
+    packages: dict[str, str] = field(default_factory=dict)
+    """Versions of what computed it."""
