@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ class _Group(click.Group):
 def _configure_logging() -> None:
     # open_clip logs its every step to the root; what matters of it comes as our own errors.
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(message)s")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # a damaged picture has its row's error
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     for name in ("pipeline", "cache"):

@@ -30,11 +30,26 @@ def atomic_write(path: Path, *parts: bytes | memoryview) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise WorkspaceError(
-            f"cannot write: {error.strerror or error}",
-            where=str(path),
-            fix="free space or rights there, then run the same command again",
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there.
+
+    Raises: WorkspaceError if the place cannot be written.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> WorkspaceError:
+    return WorkspaceError(
+        f"cannot write: {error.strerror or error}",
+        where=str(path),
+        fix="free space or rights there, then run the same command again",
+    )
 
 
 def _sync_folder(folder: Path) -> None:

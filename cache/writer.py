@@ -28,7 +28,7 @@ from cache.layout import (
     parquet_bytes,
     rows_path,
 )
-from cache.storage import atomic_write
+from cache.storage import atomic_write, remove
 from schemas.commit import LabelsCommit, ShardCommit, sealed_json
 from schemas.plan import Plan
 from schemas.tables import ROWS
@@ -49,7 +49,7 @@ class ShardWriter:
         self._crc32c: dict[str, list[int]] = {name: [] for name in MODALITIES}
         open_arrays(workspace, plan)
         # From here on the chunks may be newer than the commit: it must not vouch for them.
-        commit_path(workspace, shard).unlink(missing_ok=True)
+        remove(commit_path(workspace, shard))
 
     def append(self, **embeddings: Float[np.ndarray, "R D"]) -> None:
         """Add the next rows of every modality; whole chunks go to disk at once.
@@ -137,7 +137,7 @@ def write_labels(
     open_arrays(workspace, plan)
     matrix = np.ascontiguousarray(label_emb, LABEL_DTYPE)
     checksum = crc32c(matrix)
-    labels_commit_path(workspace).unlink(missing_ok=True)
+    remove(labels_commit_path(workspace))
     atomic_write(chunk_path(workspace, "label", 0), matrix.data, checksum.to_bytes(4, "little"))
     commit = LabelsCommit(
         spec_id=plan.spec_id,

@@ -8,6 +8,7 @@ network" (an MLP).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -40,15 +41,17 @@ class FusionNetwork(nn.Module):
             fusion: `attention`, `concat` or `gated`.
             hidden_dim: H.
             num_hidden: hidden layers of the MLP, at least 1.
-            num_heads: of the attention; lowered to the largest number that divides D.
+            num_heads: of the attention; lowered to its greatest common divisor with D.
             dropout: share of hidden activations dropped in training.
         """
         super().__init__()
         self.scale = math.sqrt(embed_dim)  # unit-length embeddings to entries of about 1
-        if fusion == "attention":
-            self.fuser: nn.Module = AttentionFusion(embed_dim, num_heads)
-        else:
-            self.fuser = ConcatFusion() if fusion == "concat" else GatedFusion(embed_dim)
+        makers: dict[str, Callable[[], nn.Module]] = {
+            "attention": lambda: AttentionFusion(embed_dim, num_heads),
+            "concat": ConcatFusion,
+            "gated": lambda: GatedFusion(embed_dim),
+        }
+        self.fuser = makers[fusion]()
         layers: list[nn.Module] = []
         width = embed_dim if fusion == "gated" else NUM_MODALITIES * embed_dim
         for _ in range(num_hidden):

@@ -62,9 +62,9 @@ def focal_loss(
         gamma: 0 (cross-entropy) or at least 1.
     Source: Lin et al. 2017, eq. 4, in its multi-class form.
     """
-    logits = logits.float()
-    true_logit = logits.gather(1, labels[:, None])[:, 0]
-    log_p = (true_logit - logits.logsumexp(dim=1)).clamp(max=0.0)
+    centered = _centered(logits)
+    true_logit = centered.gather(1, labels[:, None])[:, 0]
+    log_p = (true_logit - centered.logsumexp(dim=1)).clamp(max=0.0)
     # 1 - p as -expm1(log p): the difference would lose all digits where p is near 1.
     return -((-torch.expm1(log_p)) ** gamma) * log_p
 
@@ -81,10 +81,18 @@ def kl_to_targets(
         labels: true classes, which choose the rows of the table.
         targets: the label representation.
     """
-    logits = logits.float()
-    # Centered: base * sum(z) over thousands of classes must not cancel against a large lse.
-    centered = logits - logits.detach().amax(dim=1, keepdim=True)
+    centered = _centered(logits)
     gathered = centered.gather(1, targets.index[labels])
     expected = (targets.weight[labels] * gathered).sum(dim=1)
     expected = expected + targets.base[labels] * centered.sum(dim=1)
     return targets.negative_entropy[labels] + centered.logsumexp(dim=1) - expected
+
+
+def _centered(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+    """Return the logits in float32, less each row's maximum.
+
+    Neither loss changes by it, but the digits do: base * sum(z) over thousands of classes would
+    cancel against a large lse, and so would the true logit.
+    """
+    logits = logits.float()
+    return logits - logits.detach().amax(dim=1, keepdim=True)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from cache.layout import chunk_num_bytes, items_path, labels_path, parquet_bytes
-from cache.storage import atomic_write
+from cache.storage import atomic_write, remove
 from pipeline.encoder import load_encoder, resolve
 from pipeline.items import find_items, scan
 from pipeline.labels import duplicates, label_texts, labels_sha256, read_labels
@@ -328,7 +328,9 @@ def _write(
     label_table: pa.Table,
     counts: Int[np.ndarray, " C"],
 ) -> None:
-    plan_path(workspace).unlink(missing_ok=True)  # not planned until all of it is written
+    remove(plan_path(workspace))  # not planned until all of it is written
+    for stale in items_path(workspace, 0).parent.glob("*.parquet"):
+        remove(stale)
     split_names = pa.array(SPLITS)
     for shard in range(plan.num_shards):
         rows = slice(*plan.shard_range(shard))

@@ -6,6 +6,7 @@ from typing import Literal
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,22 +22,24 @@ class TextTable:
 
     def print(self) -> None:
         """Print to stdout."""
-        table = Table(
-            title=self.title, title_justify="left", box=box.SIMPLE_HEAD, caption=self.note
-        )
-        table.caption_justify = "left"
+        # As Text: a label called "Shirts [men]" is no markup, and ":smile:" no picture.
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for number, column in enumerate(self.columns):
-            table.add_column(column, justify=self.align if number else "left")
+            table.add_column(Text(column), justify=self.align if number else "left")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         console = Console(highlight=False)
         if not console.is_terminal:
-            console.width = 120  # a pipe has no width; 80 columns would break the tables
+            console.width = 160  # a pipe has no width; 80 columns would break the tables
+        console.print(Text(self.title, style="bold"))
         console.print(table)
+        if self.note:
+            console.print(Text(f"{self.note}\n"))
 
     def markdown(self) -> str:
         """Return as Markdown."""
         rule = ["---", *["---:" if self.align == "right" else "---"] * (len(self.columns) - 1)]
-        lines = [" | ".join(row) for row in (self.columns, rule, *self.rows)]
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in (self.columns, *self.rows)]
+        lines = [" | ".join(row) for row in (rows[0], rule, *rows[1:])]
         body = "\n".join(f"| {line} |" for line in lines)
         return f"**{self.title}**\n\n{body}\n" + (f"\n{self.note}\n" if self.note else "")

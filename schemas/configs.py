@@ -64,9 +64,14 @@ def from_json(kind: type[Config], text: str, *, where: str, fix: str) -> Config:
     Raises: ConfigError if it is not JSON, lacks a key, has an unknown key or a wrong type.
     """
     try:
-        return _CONVERTER.structure(json.loads(text), kind)
+        plain = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"not valid JSON: {error}", where=where, fix=fix) from error
+    if not isinstance(plain, dict):
+        found = type(plain).__name__
+        raise ConfigError(f"expected a JSON object, found {found}", where=where, fix=fix)
+    try:
+        return _CONVERTER.structure(plain, kind)
     except ClassValidationError as error:
         names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
         problems = cattrs.transform_error(error) + _nearest_names(error, names)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from schemas.errors import TargetError
 
 WEIGHTINGS = ("affinity", "controlled", "softmax")
+TEMPERATURES = (1e-4, 1e4)
 SCHEDULES = ("linear", "geometric", "odds")
 
 
@@ -32,9 +33,10 @@ class TargetOptions:
                     where=f"--{name}",
                     fix=f"use one of: {', '.join(valid)}",
                 )
-        if self.temperature is not None and not self.temperature > 0:
+        low, high = TEMPERATURES
+        if self.temperature is not None and not low <= self.temperature <= high:
             raise TargetError(
-                f"temperature is {self.temperature}, expected above 0",
+                f"temperature is {self.temperature}, expected {low:g} to {high:g}",
                 where="--temperature",
-                fix="use a positive number, or leave it out to have it solved",
+                fix="use a number in this range, or leave it out to have it solved",
             )

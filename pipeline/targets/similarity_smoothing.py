@@ -11,11 +11,9 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 
 from pipeline.label_graph import LabelGraph
-from pipeline.targets.options import TargetOptions
+from pipeline.targets.options import TEMPERATURES, TargetOptions
 from pipeline.targets.table import TargetTable, check_alpha, neighbor_table
 from schemas.errors import TargetError
-
-_LOG_TEMPERATURES = (np.log(1e-4), np.log(1e4))
 
 
 def similarity_smoothing(graph: LabelGraph, options: TargetOptions) -> TargetTable:
@@ -64,7 +62,7 @@ def solve_temperature(scores: Float64[np.ndarray, "C S"], true_share: float) -> 
         weight = softmax(scores / np.exp(log_temperature), axis=1)
         return float(weight[:, 0].mean()) - true_share
 
-    low, high = _LOG_TEMPERATURES
+    low, high = np.log(TEMPERATURES)
     if not excess(high) < 0 < excess(low):
         raise TargetError(
             f"no temperature gives the true class a mean weight of {true_share}; within reach are "

@@ -1,0 +1,115 @@
+"""Laws of the label graph: exact, without itself, and blind to label numbers."""
+
+import logging
+import math
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pipeline.neighbors import nearest_labels
+
+LAWS = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+@st.composite
+def coarse_embeddings(draw: st.DrawFn):
+    """Draw few distinct directions for many labels: copies and ties everywhere."""
+    num_labels, dim = draw(st.integers(2, 40)), draw(st.integers(1, 3))
+    entries = st.integers(-2, 2).map(float)
+    label_emb = draw(hnp.arrays(np.float64, (num_labels, dim), elements=entries))
+    label_emb[~label_emb.any(axis=1), 0] = 1.0  # no zero rows
+    return label_emb
+
+
+@st.composite
+def generic_embeddings(draw: st.DrawFn):
+    """Draw random directions without ties among a label's cosines."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    label_emb = rng.standard_normal((draw(st.integers(3, 40)), 8))
+    unit = label_emb / np.linalg.norm(label_emb, axis=1, keepdims=True)
+    gaps = np.diff(np.sort(unit @ unit.T, axis=1), axis=1)
+    assume(gaps.min() > 1e-5)
+    return label_emb
+
+
+def brute_force(label_emb: np.ndarray, k: int):
+    """Sort all cosines, rounded to 1e-6, falling; equal ones by label; without y itself."""
+    rows = []
+    for y, a in enumerate(label_emb):
+        ranked = sorted(
+            (-round(float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)), 6), j)
+            for j, b in enumerate(label_emb)
+            if j != y
+        )
+        rows.append(ranked[:k])
+    return np.array([[j for _, j in row] for row in rows]), -np.array(
+        [[value for value, _ in row] for row in rows]
+    )
+
+
+@LAWS
+@given(label_emb=coarse_embeddings(), data=st.data())
+def test_the_graph_equals_brute_force_whatever_ties(
+    label_emb: np.ndarray, data: st.DataObject
+) -> None:
+    """Ties are where an approximate candidate list and an exact ranking part."""
+    k = data.draw(st.integers(1, len(label_emb) - 1))
+    graph = nearest_labels(label_emb, k=k)
+    neighbors, similarity = brute_force(label_emb, k)
+    np.testing.assert_array_equal(graph.neighbors, neighbors)
+    np.testing.assert_allclose(graph.similarity, similarity, atol=1e-9)
+
+
+@LAWS
+@given(label_emb=coarse_embeddings(), k=st.integers(1, 60))
+def test_a_row_holds_distinct_other_labels_from_near_to_far(label_emb: np.ndarray, k: int) -> None:
+    """No self-edge, no label twice, K or all others: what every target builder relies on."""
+    logging.disable(logging.WARNING)  # K shrinks in many of the examples
+    try:
+        graph = nearest_labels(label_emb, k=k)
+    finally:
+        logging.disable(logging.NOTSET)
+    num_labels = len(label_emb)
+    assert graph.neighbors.shape == graph.similarity.shape == (num_labels, min(k, num_labels - 1))
+    for y, row in enumerate(graph.neighbors.tolist()):
+        assert set(row) <= set(range(num_labels)) - {y}
+        assert len(set(row)) == len(row)
+    assert (np.diff(graph.similarity, axis=1) <= 0).all()
+    assert np.abs(graph.similarity).max() <= 1
+
+
+@LAWS
+@given(label_emb=generic_embeddings(), data=st.data())
+def test_permuting_labels_permutes_the_graph(label_emb: np.ndarray, data: st.DataObject) -> None:
+    """With an exact index and no ties, a label's number must not matter."""
+    order = np.array(data.draw(st.permutations(range(len(label_emb)))))
+    place = np.argsort(order)
+    graph, permuted = nearest_labels(label_emb, k=2), nearest_labels(label_emb[order], k=2)
+    np.testing.assert_array_equal(permuted.neighbors, place[graph.neighbors[order]])
+    np.testing.assert_array_equal(permuted.similarity, graph.similarity[order])
+
+
+@LAWS
+@given(label_emb=generic_embeddings(), data=st.data())
+def test_the_length_of_an_embedding_does_not_matter(
+    label_emb: np.ndarray, data: st.DataObject
+) -> None:
+    """Cosine: CLIP does not normalize by default, and other sources may not at all."""
+    lengths = st.floats(0.01, 100)
+    scale = np.array(data.draw(st.lists(lengths, min_size=len(label_emb), max_size=len(label_emb))))
+    graph, scaled = nearest_labels(label_emb, k=2), nearest_labels(label_emb * scale[:, None], k=2)
+    np.testing.assert_array_equal(scaled.neighbors, graph.neighbors)
+    np.testing.assert_allclose(scaled.similarity, graph.similarity, atol=1.1e-6)
+
+
+@LAWS
+@given(label_emb=coarse_embeddings(), data=st.data())
+def test_fewer_neighbors_are_the_first_of_more(label_emb: np.ndarray, data: st.DataObject) -> None:
+    """K is a cut of one ranking; K = 5 and K = 20 must not disagree on the nearest."""
+    most = len(label_emb) - 1
+    few = data.draw(st.integers(1, most))
+    long, short = nearest_labels(label_emb, k=most), nearest_labels(label_emb, k=few)
+    np.testing.assert_array_equal(short.neighbors, long.neighbors[:, :few])
+    np.testing.assert_array_equal(short.similarity, long.similarity[:, :few])

@@ -1,0 +1,131 @@
+"""Laws of the focal loss and the KL, over random logits and tables."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.losses import TargetTensors, focal_loss, kl_to_targets, to_tensors
+from pipeline.targets.table import TargetTable
+
+LAWS = settings(derandomize=True, deadline=None, max_examples=60)
+Case = tuple[torch.Tensor, torch.Tensor, TargetTable]  # logits, labels, targets
+CPU = torch.device("cpu")
+GAMMAS = st.sampled_from([0.0, 1.0, 2.0, 3.5])
+B = 4
+
+
+@st.composite
+def cases(draw: st.DrawFn):
+    """Draw logits, labels and a table with base, neighbors and an empty place."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_classes = draw(st.integers(3, 8))
+    scale = draw(st.sampled_from([0.1, 1.0, 10.0, 60.0]))
+    logits = torch.from_numpy(scale * rng.standard_normal((B, num_classes))).float()
+    labels = torch.from_numpy(rng.integers(0, num_classes, B))
+    index = np.stack([(y + np.arange(3)) % num_classes for y in range(num_classes)])
+    parts = rng.dirichlet(np.ones(4), num_classes)
+    index[0, 2], parts[0, 2] = 0, 0.0
+    parts /= parts.sum(1, keepdims=True)
+    table = TargetTable(
+        index.astype(np.int64),
+        parts[:, :3].astype(np.float32),
+        (parts[:, 3] / num_classes).astype(np.float32),
+    )
+    return logits, labels, table
+
+
+def dense_kl(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return sum t (log t - log q) in float64."""
+    log_q = logits.double().log_softmax(1)
+    return (torch.special.xlogy(target, target) - target * log_q).sum(1)
+
+
+def permuted(table: TargetTable, order: np.ndarray):
+    """Return the table after class order[i] is renamed to i."""
+    return TargetTable(
+        np.argsort(order)[table.index[order]], table.weight[order], table.base[order]
+    )
+
+
+def losses(logits: torch.Tensor, labels: torch.Tensor, targets: TargetTensors, gamma: float):
+    """Return both losses of each item."""
+    return focal_loss(logits, labels, gamma=gamma), kl_to_targets(logits, labels, targets)
+
+
+@LAWS
+@given(case=cases())
+def test_kl_equals_its_dense_form_and_is_never_negative(case: Case) -> None:
+    """The fast path equals the slow, obvious reference, value and gradient."""
+    logits, labels, table = case
+    logits.requires_grad_()
+    found = kl_to_targets(logits, labels, to_tensors(table, CPU))
+    expected = dense_kl(logits, torch.from_numpy(table.dense())[labels])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=5e-5)
+    assert found.min() >= -1e-5
+    slopes = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (found, expected)]
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-4, atol=1e-6)
+
+
+@LAWS
+@given(case=cases(), gamma=GAMMAS)
+def test_focal_loss_lies_between_zero_and_cross_entropy(case: Case, gamma: float) -> None:
+    """Focusing only takes away: (1 - p)^gamma is at most 1."""
+    logits, labels, _ = case
+    found = focal_loss(logits, labels, gamma=gamma)
+    cross_entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    assert (found >= 0).all()
+    assert (found <= cross_entropy + 1e-4).all()
+
+
+@LAWS
+@given(case=cases(), gamma=GAMMAS, data=st.data())
+def test_renaming_classes_changes_no_loss(case: Case, gamma: float, data: st.DataObject) -> None:
+    """A class number carries no meaning, in logits, labels or table."""
+    logits, labels, table = case
+    order = np.array(data.draw(st.permutations(range(table.num_classes))))
+    place = torch.from_numpy(np.argsort(order))
+    before = losses(logits, labels, to_tensors(table, CPU), gamma)
+    after = losses(
+        logits[:, torch.from_numpy(order)],
+        place[labels],
+        to_tensors(permuted(table, order), CPU),
+        gamma,
+    )
+    for one, two in zip(before, after, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+@LAWS
+@given(case=cases(), gamma=GAMMAS, shift=st.floats(-50, 50))
+def test_a_constant_on_all_logits_changes_no_loss(case: Case, gamma: float, shift: float) -> None:
+    """Logits are log-probabilities up to a constant."""
+    logits, labels, table = case
+    targets = to_tensors(table, CPU)
+    for one, two in zip(
+        losses(logits, labels, targets, gamma),
+        losses(logits + shift, labels, targets, gamma),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+
+
+@LAWS
+@given(
+    signs=st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=5, max_size=5),
+    label=st.integers(0, 4),
+    gamma=GAMMAS,
+    magnitude=st.sampled_from([20.0, 100.0, 1e4]),
+)
+def test_extreme_logits_keep_losses_and_gradients_finite(
+    signs: list[float], label: int, gamma: float, magnitude: float
+) -> None:
+    """Probabilities of exactly 0 and exactly 1 both occur in float32."""
+    logits = (magnitude * torch.tensor([signs])).requires_grad_()
+    weight, base = np.full((5, 1), 0.75, np.float32), np.full(5, 0.05, np.float32)
+    table = TargetTable(np.arange(5)[:, None], weight, base)
+    focal, kl = losses(logits, torch.tensor([label]), to_tensors(table, CPU), gamma)
+    assert (focal + kl).isfinite().all()
+    slope = torch.autograd.grad((focal + kl).sum(), logits)[0]
+    assert slope.isfinite().all()
+    assert abs(slope.sum()) < 1e-3 * max(1.0, float(slope.abs().max()))

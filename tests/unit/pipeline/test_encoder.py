@@ -1,0 +1,250 @@
+"""Real open_clip models, small and local: resolving, loading, encoding, refusing."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from pipeline.encoder import BUNDLED_MODEL, MAX_TITLE_CHARS, Encoder, load_encoder, resolve
+from schemas.errors import ConfigError, EncoderError
+from schemas.plan import EncoderSpec
+
+TITLES = ["Acme Boots, brown", "", "\U0001f45f sneaker", "rain boots  size 9"]
+
+
+@pytest.fixture(scope="session")
+def spec(small_model: Path) -> EncoderSpec:
+    return resolve(f"local-dir:{small_model}", "")
+
+
+@pytest.fixture(scope="session")
+def encoder(spec: EncoderSpec) -> Encoder:
+    return load_encoder(spec, "cpu")
+
+
+def picture(seed: int, size: tuple[int, int] = (50, 40)) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+def test_embeddings_are_open_clips_own(small_model: Path, encoder: Encoder) -> None:
+    """The slow and obvious way: open_clip's model, transform and tokenizer, one by one."""
+    name = f"local-dir:{small_model}"
+    model, _, transform = open_clip.create_model_and_transforms(name)
+    model.eval()
+    images = [picture(seed) for seed in range(3)]
+    with torch.inference_mode():
+        expected = model.encode_image(torch.stack([transform(each) for each in images]))
+        expected_text = model.encode_text(open_clip.get_tokenizer(name)(TITLES))
+    found = encoder.encode_images(np.stack([encoder.preprocess(each) for each in images]))
+    unit = torch.nn.functional.normalize(expected, dim=-1).numpy()
+    np.testing.assert_allclose(found, unit, atol=1e-5)
+    unit_text = torch.nn.functional.normalize(expected_text, dim=-1).numpy()
+    np.testing.assert_allclose(encoder.encode_texts(TITLES), unit_text, atol=1e-5)
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+def test_preprocessing_is_open_clips_own(spec: EncoderSpec, resize_mode: str) -> None:
+    """Pixel for pixel, before normalization, in each of its modes."""
+    preprocess = replace(spec.preprocess, resize_mode=resize_mode)
+    encoder = load_encoder(replace(spec, preprocess=preprocess), "cpu")
+    transform = open_clip.transform.image_transform(
+        preprocess.size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=resize_mode
+    )
+    image = picture(0)
+    expected = transform(image).permute(1, 2, 0).numpy() * 255
+    np.testing.assert_array_equal(encoder.preprocess(image), expected.round().astype(np.uint8))
+
+
+def test_embeddings_have_unit_length_and_do_not_depend_on_the_batch(encoder: Encoder) -> None:
+    """Cosines are inner products from here on."""
+    pixels = np.stack([encoder.preprocess(picture(seed)) for seed in range(5)])
+    together = encoder.encode_images(pixels)
+    alone = np.concatenate([encoder.encode_images(pixels[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    assert together.dtype == np.float32
+
+
+def test_a_huge_title_is_cut_not_chewed(encoder: Encoder) -> None:
+    """One word of 100 kB would take the tokenizer minutes."""
+    words = "boots " * 20_000
+    short = "boots " * 30
+    np.testing.assert_array_equal(encoder.encode_texts([words]), encoder.encode_texts([short]))
+    assert np.isfinite(encoder.encode_texts(["x" * 100_000])).all()
+    assert MAX_TITLE_CHARS > 20 * 77
+
+
+def test_resolving_again_gives_the_same_spec(small_model: Path, spec: EncoderSpec) -> None:
+    """The plan is compared field by field; nothing in it may depend on the moment."""
+    assert resolve(f"local-dir:{small_model}", "") == spec
+    assert spec.preprocess.mean == (0.5, 0.5, 0.5)
+    assert spec.embed_dim == 24
+    assert "context 16" in spec.tokenizer
+
+
+def test_a_plan_loads_where_the_model_registry_does_not_know_the_model(spec: EncoderSpec) -> None:
+    """The architecture travels in the plan, so a node needs the weights' file and no more."""
+    assert spec.architecture["vision_cfg"]["width"] == 32
+    moved = replace(spec, model="hf-hub:somebody/something")
+    assert load_encoder(moved, "cpu").encode_texts(["x"]).shape == (1, 24)
+
+
+def test_changed_weights_are_refused(tmp_path: Path, small_model: Path) -> None:
+    """Half a cache from one checkpoint and half from another would look whole."""
+    folder = tmp_path / "model"
+    shutil.copytree(small_model, folder)
+    spec = resolve(f"local-dir:{folder}", "")
+    state = load_file(folder / "open_clip_model.safetensors")
+    state["logit_scale"] += 1
+    save_file(state, folder / "open_clip_model.safetensors")
+    with pytest.raises(EncoderError, match="sha256") as caught:
+        load_encoder(spec, "cpu")
+    assert caught.value.where == spec.weights_path
+    Path(spec.weights_path).unlink()
+    with pytest.raises(EncoderError, match="gone"):
+        load_encoder(spec, "cpu")
+
+
+@pytest.fixture(scope="session")
+def bundled_state() -> dict[str, torch.Tensor]:
+    config = json.loads(Path(f"pipeline/demo/{BUNDLED_MODEL}.json").read_text())
+    torch.manual_seed(3)
+    return open_clip.CLIP(**config).state_dict()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "wrapped.pt"])
+def test_a_local_checkpoint_loads(
+    tmp_path: Path, bundled_state: dict[str, torch.Tensor], name: str
+) -> None:
+    """Fine-tuned weights come as safetensors or as what torch.save wrote of a state dict."""
+    path = tmp_path / name
+    if name == "model.safetensors":
+        save_file({key: value.contiguous() for key, value in bundled_state.items()}, path)
+    else:
+        torch.save(
+            {"state_dict": bundled_state, "epoch": 3} if "wrapped" in name else bundled_state, path
+        )
+    encoder = load_encoder(resolve(BUNDLED_MODEL, str(path)), "cpu")
+    np.testing.assert_array_equal(
+        encoder._model.state_dict()["positional_embedding"], bundled_state["positional_embedding"]
+    )
+
+
+class Danger:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (open, ("/tmp/shelfwise-was-here", "w"))
+
+
+def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+    """A checkpoint from the internet is data, never a program."""
+    marker = Path("/tmp/shelfwise-was-here")
+    marker.unlink(missing_ok=True)
+    path = tmp_path / "evil.pt"
+    torch.save({"state_dict": Danger()}, path)
+    with pytest.raises(EncoderError, match="cannot be loaded"):
+        load_encoder(resolve(BUNDLED_MODEL, str(path)), "cpu")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04."])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_broken_checkpoint_is_one_clear_error(
+    tmp_path: Path, content: bytes, suffix: str
+) -> None:
+    """Truncated downloads are common."""
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(EncoderError) as caught:
+        load_encoder(resolve(BUNDLED_MODEL, str(path)), "cpu")
+    assert caught.value.where == str(path)
+
+
+def test_weights_of_another_model_are_refused(small_model: Path) -> None:
+    """Shapes that do not fit must not be skipped."""
+    path = small_model / "open_clip_model.safetensors"
+    with pytest.raises(EncoderError, match="cannot be loaded into shelfwise-tiny"):
+        load_encoder(resolve(BUNDLED_MODEL, str(path)), "cpu")
+
+
+def test_random_weights_come_only_when_asked_for_by_name() -> None:
+    """open_clip alone would warn and go on with random weights."""
+    with pytest.raises(EncoderError, match="no weights given for RN50") as caught:
+        resolve("RN50", "")
+    assert "openai" in caught.value.fix
+    assert "random" in caught.value.fix
+    first, second = (load_encoder(resolve(BUNDLED_MODEL, "random"), "cpu") for _ in range(2))
+    np.testing.assert_array_equal(first.encode_texts(["x"]), second.encode_texts(["x"]))
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "problem"),
+    [
+        ("ViT-B-33", "openai", "nearest names: .*ViT-B-32"),
+        ("ViT-B-32", "opnai", "neither a tag nor a file"),
+        ("ViT-B-32", "missing/weights.safetensors", "neither a tag nor a file"),
+        ("local-dir:/nowhere", "", "no readable open_clip_config.json"),
+        ("hf-hub:not a name", "", "not a hub repository name"),
+        ("hf-hub:org/model", "openai", "carries its own weights"),
+    ],
+)
+def test_a_wrong_name_lists_the_right_ones(model: str, pretrained: str, problem: str) -> None:
+    """In seconds, without asking the network."""
+    with pytest.raises(EncoderError, match=problem):
+        resolve(model, pretrained)
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained"), [("ViT-B-32", "openai"), ("hf-hub:shelfwise/absent", "")]
+)
+def test_weights_out_of_reach_are_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, pretrained: str
+) -> None:
+    """A node without network: neither a stack trace nor a hang."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EncoderError, match="not cached here") as caught:
+        resolve(model, pretrained)
+    assert "machine with network" in caught.value.fix
+
+
+def test_a_cached_hub_model_resolves_offline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_model: Path
+) -> None:
+    """Planned where the hub was reachable once, planned again where it is not."""
+    snapshot = tmp_path / "models--org--small" / "snapshots" / "abc"
+    shutil.copytree(small_model, snapshot)
+    refs = tmp_path / "models--org--small" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    found = resolve("hf-hub:org/small", "")
+    assert found.embed_dim == 24
+    assert load_encoder(found, "cpu").encode_texts(["x"]).shape == (1, 24)
+
+
+def test_openai_weights_get_their_quick_gelu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With ViT-B-32 and the tag openai, open_clip warns and computes with the wrong activation."""
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"x")
+    monkeypatch.setattr("pipeline.encoder._from_tag", lambda tag, shown: weights)
+    assert resolve("ViT-B-32", "openai").architecture["quick_gelu"] is True
+    assert "quick_gelu" not in resolve("ViT-B-32", "laion2b_s34b_b79k").architecture
+
+
+def test_an_unknown_device_is_refused(spec: EncoderSpec) -> None:
+    """Before minutes are spent on loading."""
+    with pytest.raises(ConfigError) as caught:
+        load_encoder(spec, "abacus")
+    assert caught.value.where == "--device"

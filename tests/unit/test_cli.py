@@ -1,0 +1,101 @@
+"""The command line: help, exit codes, and what it says before a plan exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import cli
+from schemas.configs import to_dict
+from schemas.run import FitConfig
+
+COMMANDS = sorted(cli.main.commands)
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.main, [str(each) for each in arguments])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    """The example is what a newcomer copies, so it names the command itself."""
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"python cli.py {command}" in result.output
+    assert "Example:" in result.output
+    for parameter in cli.main.commands[command].params:
+        assert getattr(parameter, "help", None), parameter.name
+
+
+@pytest.mark.parametrize(
+    "arguments", [["embed", "--shard", "0"], ["neighbors"], ["fit", "--approach", "5"], ["status"]]
+)
+def test_before_a_plan_each_call_says_which_command_makes_one(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    """One message, exit code 1, no stack trace."""
+    result = run(*arguments, "--workspace", tmp_path)
+    assert result.exit_code == 1
+    assert "no plan yet" in result.output
+    assert "python cli.py plan --items" in result.output
+    assert str(tmp_path.resolve()) in result.output
+
+
+def test_the_workspace_comes_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set once in a job script; every command prints the one it resolved."""
+    monkeypatch.setenv("SHELFWISE_WORKSPACE", str(tmp_path / "here"))
+    assert f"workspace: {tmp_path / 'here'}" in run("status").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["embed"], "say what to embed"),
+        (["embed", "--shard", "0", "--all"], "only one of"),
+        (["embed", "--shards", "3"], "not A-B"),
+        (["embed", "--shards", "5-3"], "not A-B"),
+        (["fit"], "--approach"),
+        (["fit", "--approach", "1", "--fusion", "sum"], "sum"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_wrong_usage_has_exit_code_2(tmp_path: Path, arguments: list[str], problem: str) -> None:
+    """As schedulers and shells expect."""
+    from tests.fakes import fake_plan
+
+    fake_plan(tmp_path, num_items=10)
+    workspace = [] if arguments == ["nonsense"] else ["--workspace", str(tmp_path)]
+    result = run(*arguments, *workspace)
+    assert result.exit_code == 2
+    assert problem in result.output
+
+
+def test_shards_are_chosen_with_both_ends() -> None:
+    """0-15 is sixteen shards, as in a Slurm array."""
+    assert list(cli._chosen_shards(None, "0-15", None) or []) == list(range(16))
+    assert list(cli._chosen_shards(7, None, None) or []) == [7]
+    assert list(cli._chosen_shards(None, None, 3) or []) == [0, 1, 2]
+    assert cli._chosen_shards(None, None, None) is None
+
+
+def test_the_defaults_of_fit_are_those_of_its_config() -> None:
+    """Else `fit --approach 5` on the terminal and FitConfig in a script are different runs."""
+    defaults = to_dict(FitConfig(approach="5"))
+    command = cli.main.commands["fit"]
+    context = command.make_context("fit", ["--approach", "5"])
+    shared = defaults.keys() & context.params.keys()
+    assert len(shared) > 10
+    assert {name: context.params[name] for name in shared} == {
+        name: defaults[name] for name in shared
+    }
+
+
+def test_every_command_the_readme_names_exists() -> None:
+    """A README that lies costs more than none."""
+    named = set(re.findall(r"python cli\.py ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert named
+    assert named <= set(COMMANDS)
