@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that `--help` answers at once.
 import functools
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -55,6 +56,11 @@ def _workspace_option(default: str = "workspace") -> Callable[[Command], Command
         @functools.wraps(command)
         def wrapped(workspace: Path, **options: Any) -> Any:
             _configure_logging()
+            if "://" in str(workspace) or ":/" in str(workspace):
+                raise click.BadParameter(
+                    f"{workspace} is a URL, expected a folder on this machine",
+                    param_hint="--workspace",
+                )
             workspace = workspace.resolve()
             click.echo(f"workspace: {workspace}", err=True)
             return command(workspace=workspace, **options)
@@ -71,6 +77,12 @@ def _workspace_option(default: str = "workspace") -> Callable[[Command], Command
         return option(wrapped)  # type: ignore[return-value]
 
     return decorate
+
+
+def _say_next(workspace: Path, call: str) -> None:
+    """Print the next command, with the workspace where it is not the default."""
+    is_default = os.environ.get("SHELFWISE_WORKSPACE") or workspace == Path("workspace").resolve()
+    click.echo(f"next: python cli.py {call}" + ("" if is_default else f" --workspace {workspace}"))
 
 
 def _device_option(command: Command) -> Command:
@@ -117,6 +129,9 @@ def _fit_options(command: Command) -> Command:
             default="linear",
             show_default=True,
             help="Approach 5: how targets harden.",
+        ),
+        click.option(
+            "--temperature", type=float, help="Of the softmax weighting.  [default: solved]"
         ),
         click.option(
             "--alpha", default=0.1, show_default=True, help="Smoothing mass off the true label."
@@ -176,11 +191,18 @@ def main() -> None:
     help="What is embedded for a label: name, path or a template like 'a photo of a {name}'.",
 )
 @click.option("--allow-duplicate-names", is_flag=True, help="Accept labels that share their text.")
-@click.option("--shard-rows", default=65536, show_default=True, help="Items a shard.")
+@click.option(
+    "--shard-rows",
+    default=65536,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Items a shard.",
+)
 @click.option(
     "--chunk-rows",
     default=16384,
     show_default=True,
+    type=click.IntRange(min=1),
     help="Rows a chunk file; divides --shard-rows.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the train/val/test split.")
@@ -195,7 +217,7 @@ def plan(workspace: Path, pretrained: str | None, model: str, **options: Any) ->
     if pretrained is None:
         pretrained = "openai" if model == "ViT-B-32" else ""
     make_plan(workspace, model=model, pretrained=pretrained, **options).table().print()
-    click.echo("next: python cli.py embed --all")
+    _say_next(workspace, "embed --all")
 
 
 @main.command(epilog=_example("python cli.py embed --shard 0"))
@@ -225,6 +247,7 @@ def plan(workspace: Path, pretrained: str | None, model: str, **options: Any) ->
     type=click.FloatRange(0, 1),
     help="Share of a shard's rows that may lack an embedding.",
 )
+@click.option("--redo", is_flag=True, help="Embed the shards again although they are done.")
 @_device_option
 @_workspace_option()
 def embed(
@@ -255,7 +278,7 @@ def embed(
         with_labels=labels,
         **options,
     )
-    click.echo("next: python cli.py neighbors")
+    _say_next(workspace, "neighbors")
 
 
 def _chosen_shards(shard: int | None, shards: str | None, num_all: int | None) -> range | None:
@@ -291,21 +314,23 @@ def status(workspace: Path, *, as_json: bool) -> None:
 
 
 @main.command(epilog=_example('python cli.py neighbors --show "Cowboy Boots"'))
-@click.option("--k", default=20, show_default=True, type=int, help="Neighbors a label.")
+@click.option("--k", type=int, help="Neighbors a label.  [default: 20]")
 @click.option("--show", metavar="LABEL", help="Print a label's neighbors; builds nothing.")
 @_workspace_option()
-def neighbors(workspace: Path, k: int, show: str | None) -> None:
+def neighbors(workspace: Path, k: int | None, show: str | None) -> None:
     """Link each label to the labels nearest to it."""
     from pipeline.neighbors import build_graph, neighbors_table
     from schemas.plan import read_plan
 
     frozen = read_plan(workspace)
     if show is not None:
+        if k is not None:
+            raise click.UsageError("--show prints the graph as it is; give --k without it")
         neighbors_table(workspace, frozen, show).print()
         return
-    graph = build_graph(workspace, frozen, k=k)
+    graph = build_graph(workspace, frozen, k=20 if k is None else k)
     click.echo(f"{graph.num_labels:,} labels, {graph.neighbors.shape[1]} neighbors each")
-    click.echo("next: python cli.py fit --approach 5")
+    _say_next(workspace, "fit --approach 5")
 
 
 @main.command(epilog=_example("python cli.py fit --approach 5"))

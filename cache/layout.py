@@ -90,40 +90,59 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def open_arrays(workspace: Path, plan: Plan) -> None:
-    """Make the arrays' metadata, or check that what is there fits the plan.
+    """Make the item arrays' metadata, or bring their length up to the plan's.
 
     Safe from several processes at once: the metadata is one file per array, equal for all, and
     put in place whole.
-    Raises: SpecMismatchError if the cache was made by another encoder, or with other sizes.
+    Raises: SpecMismatchError if the cache was made by another encoder, or with other chunks.
     """
-    for name in (*MODALITIES, "label"):
+    for name in MODALITIES:
         path = array_path(workspace, name) / "zarr.json"
+        expected = _metadata(plan, name)
         if path.is_file():
-            check_array(workspace, plan, name)
-        else:
-            atomic_write(path, _metadata(plan, name))
+            _check_same(path, expected, plan, may_grow=True)
+        if not path.is_file() or path.read_bytes() != expected:
+            atomic_write(path, expected)
+
+
+def write_label_metadata(workspace: Path, plan: Plan) -> None:
+    """Write the metadata of the label array, whatever was there: it is made anew as a whole."""
+    atomic_write(array_path(workspace, "label") / "zarr.json", _metadata(plan, "label"))
 
 
 def check_array(workspace: Path, plan: Plan, name: str) -> None:
     """Refuse an array that is not the plan's.
 
-    Raises: SpecMismatchError naming the fields that differ; CacheCorruptError if unreadable.
+    Raises: CacheCorruptError if its metadata is missing or unreadable; SpecMismatchError naming
+        the fields that differ.
     """
     path = array_path(workspace, name) / "zarr.json"
+    if not path.is_file():
+        raise CacheCorruptError(
+            "array metadata is missing",
+            where=str(path),
+            fix="run `python cli.py embed --all`: it writes it again and keeps what is done",
+        )
+    _check_same(path, _metadata(plan, name), plan, may_grow=False)
+
+
+def _check_same(path: Path, metadata: bytes, plan: Plan, *, may_grow: bool) -> None:
     try:
         found = json.loads(path.read_bytes())
-        found_spec = found["attributes"]["spec"]
+        found_spec = dict(found["attributes"]["spec"])
+        found_shape = list(found["shape"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheCorruptError(
             f"array metadata cannot be read ({error})",
             where=str(path),
-            fix=f"delete {path.parent} and run `python cli.py embed --all` again",
+            fix=f"delete {path} and run `python cli.py embed --all` again",
         ) from error
-    expected = json.loads(_metadata(plan, name))
+    expected = json.loads(metadata)
+    shape = expected["shape"]
     differing = differing_fields(found_spec, plan.encoder.spec())
     differing += differing_fields(
-        {"shape": found.get("shape"), "chunks": found.get("chunk_grid")},
-        {"shape": expected["shape"], "chunks": expected["chunk_grid"]},
+        {"chunks": found.get("chunk_grid"), "width": found_shape[1:]},
+        {"chunks": expected["chunk_grid"], "width": shape[1:]},
     )
     if differing:
         raise SpecMismatchError(
@@ -131,6 +150,12 @@ def check_array(workspace: Path, plan: Plan, name: str) -> None:
             + "; ".join(differing),
             where=str(path.parent),
             fix="plan in a new --workspace, or delete the folder `cache` to embed again",
+        )
+    if found_shape != shape and not may_grow:
+        raise SpecMismatchError(
+            f"the array has {found_shape[0]} rows, the plan {shape[0]}",
+            where=str(path.parent),
+            fix="run `python cli.py embed --all`",
         )
 
 

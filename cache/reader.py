@@ -6,7 +6,9 @@ time. Cost at 12M items and D = 512: 24.6 GB of reading and as much memory.
 N items, C labels, D embedding width, R rows of a chunk.
 """
 
+import contextlib
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -107,15 +109,19 @@ class Cache:
             list(pool.map(read_one, chunks))
         return matrix
 
-    def read_rows(self) -> pa.Table:
-        """Read the rows tables of all shards in the schema ROWS, sha256 checked.
+    def read_rows(self, columns: Sequence[str] = ROWS.names) -> pa.Table:
+        """Read the rows tables of all shards, sha256 checked.
 
         An unfinished shard gives its item ids with both modalities absent.
+
+        Args:
+            columns: of the schema ROWS.
+        Raises: CacheCorruptError if a table does not match its commit.
         """
         tables = []
         for shard in range(self._plan.num_shards):
             if shard not in self.commits:
-                tables.append(self._absent_rows(shard))
+                tables.append(self._absent_rows(shard).select(columns))
                 continue
             path = rows_path(self._workspace, shard)
             data = path.read_bytes()
@@ -125,11 +131,11 @@ class Cache:
                     where=str(path),
                     fix=f"run `python cli.py embed --shard {shard}`: it redoes what does not match",
                 )
-            tables.append(pq.read_table(pa.BufferReader(data)))
+            tables.append(pq.read_table(pa.BufferReader(data), columns=list(columns)))
         return pa.concat_tables(tables)
 
     def _absent_rows(self, shard: int) -> pa.Table:
-        items = pq.read_table(items_path(self._workspace, shard), columns=["row", "item_id"])
+        items = read_items(self._workspace, self._plan, shard)
         num_rows = len(items)
         columns = {
             "row": items["row"],
@@ -143,16 +149,36 @@ class Cache:
         return pa.table(columns).select(ROWS.names).cast(ROWS)
 
 
-def read_items(workspace: Path, plan: Plan) -> pa.Table:
-    """Read the items tables of all shards, as plan wrote them, in the schema ITEMS."""
-    return pa.concat_tables(
-        pq.read_table(items_path(workspace, shard)) for shard in range(plan.num_shards)
-    )
+def read_items(workspace: Path, plan: Plan, shard: int) -> pa.Table:
+    """Read a shard's items as plan wrote them, in the schema ITEMS.
+
+    Raises: CacheCorruptError if the table is missing or not the planned one.
+    """
+    return _planned_table(items_path(workspace, shard), plan.items_tables[shard])
 
 
-def read_labels(workspace: Path) -> pa.Table:
-    """Read the labels table in the schema LABELS."""
-    return pq.read_table(labels_path(workspace))
+def read_all_items(workspace: Path, plan: Plan) -> pa.Table:
+    """Read the items of all shards, as `read_items` does."""
+    return pa.concat_tables(read_items(workspace, plan, i) for i in range(plan.num_shards))
+
+
+def read_labels(workspace: Path, plan: Plan) -> pa.Table:
+    """Read the labels table in the schema LABELS.
+
+    Raises: CacheCorruptError if the table is missing or not the planned one.
+    """
+    return _planned_table(labels_path(workspace), plan.labels_table)
+
+
+def _planned_table(path: Path, sha256: str) -> pa.Table:
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CacheCorruptError(
+            "table does not match its sha256 in the plan" if data else "planned table is missing",
+            where=str(path),
+            fix="run the same `python cli.py plan ...` again: it writes the planned tables anew",
+        )
+    return pq.read_table(pa.BufferReader(data))
 
 
 def labels_state(workspace: Path, plan: Plan) -> LabelsCommit:
@@ -196,7 +222,8 @@ def _read_chunk(path: Path, out: Float[np.ndarray, "R D"], checksum: int) -> Non
     Compares the data with its footer and the footer with the commit: a flipped bit breaks the
     first, two swapped files only the second.
     """
-    with path.open("rb") as file:
+    num_read, footer = 0, b""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         num_read = file.readinto(out.data.cast("B"))
         footer = file.read(FOOTER_BYTES + 1)
     if num_read != out.nbytes or len(footer) != FOOTER_BYTES:
@@ -208,7 +235,7 @@ def _read_chunk(path: Path, out: Float[np.ndarray, "R D"], checksum: int) -> Non
     raise CacheCorruptError(
         f"chunk {problem}",
         where=str(path),
-        fix="run `python cli.py embed --all`: it redoes every shard that does not match",
+        fix="run `python cli.py embed --all --labels`: it redoes whatever does not match",
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from cache.layout import (
     FOOTER_BYTES,
     MODALITIES,
+    chunk_num_bytes,
     chunk_path,
     chunk_range,
     commit_path,
@@ -58,7 +59,7 @@ def shard_state(workspace: Path, plan: Plan, shard: int, *, checksums: bool = Fa
         )
     except (PipelineError, UnicodeDecodeError) as error:
         return _broken(shard, f"commit cannot be read: {str(error).splitlines()[0]}")
-    reason = _disagreement(workspace, plan, commit) or (
+    reason = _disagreement(workspace, plan, shard, commit) or (
         _bad_checksum(workspace, plan, commit) if checksums else ""
     )
     if reason:
@@ -70,29 +71,29 @@ def _broken(shard: int, reason: str) -> ShardState:
     return ShardState(shard=shard, state="broken", reason=reason)
 
 
-def _disagreement(workspace: Path, plan: Plan, commit: ShardCommit) -> str:
+def _disagreement(workspace: Path, plan: Plan, shard: int, commit: ShardCommit) -> str:
     """Return how the commit differs from the plan or the files' sizes, or nothing."""
+    chunks = chunk_range(plan, shard)
     expected = {
-        "spec_id": plan.spec_id,
-        "items_sha256": plan.shards[commit.shard] if commit.shard < plan.num_shards else "",
-        "range": plan.shard_range(commit.shard) if commit.shard < plan.num_shards else (),
+        "shard": (commit.shard, shard),
+        "spec_id": (commit.spec_id, plan.spec_id),
+        "items_sha256": (commit.items_sha256, plan.shards[shard]),
+        "range": ((commit.start, commit.stop), plan.shard_range(shard)),
+        "chunk_bytes": (commit.chunk_bytes, chunk_num_bytes(plan)),
+        "image chunks": (len(commit.image_crc32c), len(chunks)),
+        "title chunks": (len(commit.title_crc32c), len(chunks)),
     }
-    found = {
-        "spec_id": commit.spec_id,
-        "items_sha256": commit.items_sha256,
-        "range": (commit.start, commit.stop),
-    }
-    for name, value in expected.items():
-        if found[name] != value:
-            return f"{name} is {found[name]}, plan says {value}"
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            return f"{name} is {found}, plan says {wanted}"
     for name in MODALITIES:
-        for chunk in chunk_range(plan, commit.shard):
+        for chunk in chunks:
             path = chunk_path(workspace, name, chunk)
             size = path.stat().st_size if path.is_file() else -1
             if size != commit.chunk_bytes:
                 what = "is missing" if size < 0 else f"has {size} bytes"
                 return f"{name} chunk {chunk} {what}, commit says {commit.chunk_bytes} bytes"
-    if not rows_path(workspace, commit.shard).is_file():
+    if not rows_path(workspace, shard).is_file():
         return "rows table is missing"
     return ""
 

@@ -27,6 +27,7 @@ from cache.layout import (
     open_arrays,
     parquet_bytes,
     rows_path,
+    write_label_metadata,
 )
 from cache.storage import atomic_write, remove
 from schemas.commit import LabelsCommit, ShardCommit, sealed_json
@@ -132,12 +133,12 @@ def write_labels(
 ) -> None:
     """Write the label embeddings and their commit.
 
-    Raises: SpecMismatchError if the cache was made by another encoder.
+    Raises: WorkspaceError if the workspace cannot be written.
     """
-    open_arrays(workspace, plan)
     matrix = np.ascontiguousarray(label_emb, LABEL_DTYPE)
     checksum = crc32c(matrix)
     remove(labels_commit_path(workspace))
+    write_label_metadata(workspace, plan)
     atomic_write(chunk_path(workspace, "label", 0), matrix.data, checksum.to_bytes(4, "little"))
     commit = LabelsCommit(
         spec_id=plan.spec_id,

@@ -18,12 +18,12 @@ import numpy as np
 
 from cache.storage import atomic_write
 from pipeline.device import pick_device
-from pipeline.fit import RunResult, fit
+from pipeline.fit import RunResult, fit, without_unused
 from pipeline.metrics import TOP, Metrics
 from pipeline.plots import plot_compare
 from pipeline.search import top_k
 from pipeline.targets.registry import PAPER_APPROACHES, get_approach
-from pipeline.tensors import FitData, read_fit_data
+from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
 from schemas.configs import to_dict
 from schemas.plan import Plan
@@ -72,13 +72,13 @@ def compare(
     names = [BASELINE, *(name for name in approaches if name != BASELINE)]
     for name in names:
         get_approach(name)
-    data = read_fit_data(workspace, plan, pick_device(device), allow_partial=base.allow_partial)
+    data = FitData(workspace, plan, pick_device(device), allow_partial=base.allow_partial)
     runs: dict[str, list[RunResult]] = {
         name: [
             fit(
                 workspace,
                 plan,
-                replace(base, approach=name, seed=seed),
+                without_unused(replace(base, approach=name, seed=seed)),
                 device=device,
                 data=data,
             )
@@ -107,6 +107,7 @@ def nearest_title_top1(data: FitData) -> float:
     train, test = data.train.cpu().numpy(), data.test.cpu().numpy()
     train = train[title_ok[train]]
     if len(train) > _MAX_TITLES:
+        logger.info("nearest title: %d of %d train titles, by chance", _MAX_TITLES, len(train))
         train = np.random.default_rng(0).choice(train, _MAX_TITLES, replace=False)
     asked = test[title_ok[test]]
     title_emb = data.title_emb.cpu().numpy()

@@ -22,15 +22,14 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float16, Float32, UInt8
 from PIL import Image
 
-from cache.layout import items_path
-from cache.reader import read_label_emb, read_labels
+from cache.layout import open_arrays
+from cache.reader import read_items, read_label_emb, read_labels
 from cache.verify import shard_state
 from cache.writer import ShardWriter, write_labels
-from pipeline.items import RawItem, check_unchanged, read_items
+from pipeline.items import RawItem, check_unchanged, read_rows
 from pipeline.labels import label_texts
 from pipeline.pictures import PictureError, decode
 from pipeline.progress import Progress
@@ -108,7 +107,7 @@ def embed_shard(
     """
     started = time.perf_counter()
     seconds = _Seconds()
-    items = pq.read_table(items_path(workspace, shard))
+    items = read_items(workspace, plan, shard)
     writer = ShardWriter(workspace, plan, shard)
     tables: list[pa.Table] = []
     with (
@@ -156,7 +155,7 @@ def embed_shard(
 def embed_labels(workspace: Path, plan: Plan, encoder: EncoderLike, batch_size: int = 256) -> None:
     """Embed the label texts of the plan and commit them."""
     started = time.perf_counter()
-    texts = label_texts(read_labels(workspace), plan.label_text)
+    texts = label_texts(read_labels(workspace, plan), plan.label_text)
     parts = [
         encoder.encode_texts(texts[start : start + batch_size])
         for start in range(0, len(texts), batch_size)
@@ -196,7 +195,7 @@ def _raw_items(plan: Plan, items: pa.Table) -> Iterator[RawItem]:
     borders = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
     for start, stop in itertools.pairwise(borders):
         first, last = int(rows[start]), int(rows[stop - 1])
-        for batch in read_items(plan.items, int(files[start]), first, last + 1):
+        for batch in read_rows(plan.items, int(files[start]), first, last + 1):
             yield from batch
 
 
@@ -207,8 +206,8 @@ def _read(raw: RawItem, encoder: EncoderLike) -> _ReadItem:
         try:
             data = raw.image.read_bytes() if isinstance(raw.image, Path) else raw.image
             pixels = encoder.preprocess(decode(data))
-        except PictureError as error:
-            image_error = str(error)
+        except (PictureError, ValueError, ArithmeticError, MemoryError) as error:
+            image_error = str(error) or type(error).__name__
         except FileNotFoundError:
             image_error = "no such file"
         except OSError as error:
@@ -266,8 +265,7 @@ def _check_bad(commit: ShardCommit, max_bad: float, workspace: Path) -> None:
             f"{commit.num_bad} of {num_rows} rows lack an image or title "
             f"({commit.num_bad / num_rows:.1%}, allowed are {max_bad:.1%})",
             where=f"{workspace / 'cache' / 'rows' / f'{commit.shard:05d}.parquet'}, column error",
-            fix="correct these items and plan again, or raise --max-bad; "
-            "the shard itself is committed",
+            fix="mend the files and run the same command again, or raise --max-bad",
         )
 
 
@@ -281,8 +279,12 @@ def embed(
     batch_size: int = 256,
     num_workers: int = 4,
     max_bad: float = 0.05,
+    redo: bool = False,
 ) -> None:
     """Embed shards and, asked to or with shard 0, the labels; skip what is done.
+
+    Done is a shard whose every checksum is right and that has no more bad rows than allowed: a
+    shard that had more is tried again, because the cause may be mended.
 
     Args:
         workspace: folder with the plan.
@@ -293,6 +295,7 @@ def embed(
         batch_size: B.
         num_workers: threads that read and decode pictures.
         max_bad: share of a shard's rows that may lack an embedding; checked after all shards.
+        redo: embed the shards again although they are done.
     Raises: SourceChangedError, TooManyBadRowsError, ShardError, SpecMismatchError.
     """
     for shard in shards:
@@ -305,8 +308,11 @@ def embed(
             embed_labels(workspace, plan, encoder(), batch_size)
     too_bad: list[TooManyBadRowsError] = []
     is_source_checked = False
+    if shards:
+        open_arrays(workspace, plan)
     for shard in shards:
-        if (commit := _done(workspace, plan, shard)) is None:
+        commit = None if redo else _done(workspace, plan, shard, max_bad)
+        if commit is None:
             if not is_source_checked:
                 check_unchanged(plan.items)
                 is_source_checked = True
@@ -326,13 +332,17 @@ def embed(
         raise too_bad[0]
 
 
-def _done(workspace: Path, plan: Plan, shard: int) -> ShardCommit | None:
-    """Return the commit of a shard whose every checksum is right, else None."""
+def _done(workspace: Path, plan: Plan, shard: int, max_bad: float) -> ShardCommit | None:
+    """Return the commit of a shard that need not be made again, else None."""
     state = shard_state(workspace, plan, shard, checksums=True)
-    if state.commit is not None:
-        logger.info("shard %05d is done already", shard)
-    elif state.reason:
-        logger.warning("shard %05d is made again: %s", shard, state.reason)
+    if state.commit is None:
+        if state.reason:
+            logger.warning("shard %05d is made again: %s", shard, state.reason)
+        return None
+    if state.commit.num_bad > max_bad * (state.commit.stop - state.commit.start):
+        logger.info("shard %05d has %d bad rows: trying again", shard, state.commit.num_bad)
+        return None
+    logger.info("shard %05d is done already", shard)
     return state.commit
 
 

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,18 @@ from pipeline.metrics import Metrics, measure
 from pipeline.progress import Progress, duration
 from pipeline.targets.curriculum import harden
 from pipeline.targets.options import TargetOptions
-from pipeline.targets.registry import Approach, get_approach
+from pipeline.targets.registry import Approach, get_approach, used_options
 from pipeline.targets.table import TargetTable
-from pipeline.tensors import FitData, read_fit_data
+from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
 from schemas.configs import digest, from_json, to_dict, to_json
-from schemas.errors import ConfigError, FitError
+from schemas.errors import (
+    ConfigError,
+    FitError,
+    PipelineError,
+    TargetError,
+    WorkspaceError,
+)
 from schemas.plan import Plan
 from schemas.run import FitConfig, RunRecord
 from schemas.tables import PREDICTIONS
@@ -51,6 +57,7 @@ logger = logging.getLogger(__name__)
 NUM_PREDICTIONS = 20
 _EVAL_BATCH = 4096
 _WARMUP_SHARE = 0.05
+_TARGET_OPTIONS = ("alpha", "weighting", "temperature", "schedule", "kl_weight")
 _PACKAGES = ("torch", "numpy", "pyarrow", "zarr")
 
 
@@ -108,16 +115,21 @@ def run_name(config: FitConfig) -> str:
     if config.modalities != "both":
         words.append(config.modalities)
     words.append(f"s{config.seed}")
-    plain = FitConfig(
-        approach=config.approach,
-        seed=config.seed,
-        weighting=config.weighting,
-        schedule=config.schedule,
-        modalities=config.modalities,
-    )
-    if config != plain:
+    named = ("approach", "seed", "modalities", "weighting", "schedule")
+    if config != FitConfig(**{name: getattr(config, name) for name in named}):
         words.append(digest(to_dict(config))[:6])
     return "-".join(words)
+
+
+def without_unused(config: FitConfig) -> FitConfig:
+    """Return the config with the options that its approach does not use at their defaults.
+
+    So that one run has one name: approach 1 is the same run whatever --alpha is.
+    """
+    used = used_options(config.approach, config.weighting)
+    plain = FitConfig(approach=config.approach)
+    unused = [name for name in _TARGET_OPTIONS if name not in used]
+    return replace(config, **{name: getattr(plain, name) for name in unused})
 
 
 def fit(
@@ -140,8 +152,9 @@ def fit(
     """
     chosen = pick_device(device)
     approach = get_approach(config.approach)
+    _refuse_unused(config)
     check_gamma(config.gamma)
-    data = data or read_fit_data(workspace, plan, chosen, allow_partial=config.allow_partial)
+    data = data or FitData(workspace, plan, chosen, allow_partial=config.allow_partial)
     record = _record(config, data, chosen)
     folder = workspace / "runs" / run_name(config)
     if (metrics := _finished(folder, record)) is not None:
@@ -149,9 +162,6 @@ def fit(
         return RunResult(
             name=folder.name, folder=folder, metrics=metrics, is_reused=True, seconds=0.0
         )
-    if folder.exists():
-        shutil.rmtree(folder)  # unfinished, or of other inputs
-    atomic_write(folder / "config.json", to_json(record).encode())
     options = TargetOptions(
         alpha=config.alpha,
         weighting=config.weighting,
@@ -159,13 +169,32 @@ def fit(
         schedule=config.schedule,
     )
     table = approach.build(data.graph, options)
+    try:
+        return _run(data, record, approach, table, folder)
+    except OSError as error:
+        if isinstance(error, PipelineError):
+            raise
+        raise WorkspaceError(
+            f"cannot write: {error.strerror or error}",
+            where=str(folder),
+            fix="free space or rights there, then run the same command again",
+        ) from error
+
+
+def _run(
+    data: FitData, record: RunRecord, approach: Approach, table: TargetTable, folder: Path
+) -> RunResult:
+    """Train, evaluate on test and write the run's files, metrics.json last."""
+    if folder.exists():
+        shutil.rmtree(folder)  # unfinished, or of other inputs
+    atomic_write(folder / "config.json", to_json(record).encode())
+    device = data.labels.device
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        trainer = _Trainer(data, record, approach, table, folder)
-        network = trainer.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(record.config.seed)
+        network = _Trainer(data, record, approach, table, folder).train()
     seconds = time.perf_counter() - started
-    predictions = predict(network, data, data.test, config.modalities)
+    predictions = predict(network, data, data.test, record.config.modalities)
     metrics = _measure(predictions, data, data.test)
     atomic_write(folder / "model.safetensors", save(network.state_dict()))
     atomic_write(folder / "predictions.parquet", _predictions_file(predictions, data))
@@ -173,6 +202,18 @@ def fit(
     return RunResult(
         name=folder.name, folder=folder, metrics=metrics, is_reused=False, seconds=seconds
     )
+
+
+def _refuse_unused(config: FitConfig) -> None:
+    """Refuse an option that the approach would silently ignore."""
+    plain = without_unused(config)
+    unused = [name for name in _TARGET_OPTIONS if getattr(config, name) != getattr(plain, name)]
+    if unused:
+        raise TargetError(
+            f"approach {config.approach} does not use {', '.join(unused)}",
+            where=", ".join(f"--{name.replace('_', '-')}" for name in unused),
+            fix="leave it out, or choose an approach or weighting that uses it",
+        )
 
 
 class _Trainer:
@@ -369,7 +410,7 @@ def _predictions_file(predictions: Predictions, data: FitData) -> bytes:
 
     columns = {
         "row": rows,
-        "item_id": data.item_ids[rows],
+        "item_id": data.item_ids.take(pa.array(rows)),
         "label": data.labels[data.test].cpu().numpy(),
         "top_labels": lists(predictions.top_labels),
         "top_probabilities": lists(predictions.top_probabilities),
@@ -415,12 +456,12 @@ def _finished(folder: Path, record: RunRecord) -> Metrics | None:
         metrics_text = (folder / "metrics.json").read_text(encoding="utf-8")
         found = from_json(RunRecord, config_text, where=str(folder), fix=fix)
         metrics = from_json(Metrics, metrics_text, where=str(folder), fix=fix)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ConfigError as error:
         logger.warning("run %s is made again: %s", folder.name, error.what)
         return None
     if (found.config, found.inputs) != (record.config, record.inputs):
-        logger.info("run %s is made again: its inputs changed", folder.name)
+        logger.info("run %s is made again: its config or inputs changed", folder.name)
         return None
     return metrics

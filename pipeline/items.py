@@ -4,6 +4,7 @@ Columns: item_id, title, label_id, either `image` (encoded bytes) or `image_path
 split. Streams: one batch of rows in memory at a time, whatever the catalog's size.
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,8 @@ def find_items(path: Path, root: Path | None) -> ItemsSource:
             where=str(path),
             fix="pass the catalog with --items",
         )
+    if root is not None and not root.is_dir():
+        raise CatalogError("no such folder", where=str(root), fix="correct --items-root")
     columns = [_columns(file) for file in files]
     for file, names in zip(files, columns, strict=True):
         _check_columns(file, names)
@@ -75,21 +78,48 @@ def find_items(path: Path, root: Path | None) -> ItemsSource:
 
 
 def _columns(file: Path) -> list[str]:
-    try:
-        if file.suffix == ".parquet":
-            return list(pq.read_schema(file).names)
-        if file.suffix == ".csv":
-            with pa.csv.open_csv(file) as reader:
-                return list(reader.schema.names)
-    except (pa.ArrowException, OSError) as error:
-        raise CatalogError(
-            f"cannot be read: {error}", where=str(file), fix="write the file again"
-        ) from error
+    if file.suffix == ".parquet":
+        with _reading(file):
+            schema = pq.read_schema(file)
+        _check_types(file, schema)
+        return list(schema.names)
+    if file.suffix == ".csv":
+        with _reading(file), pa.csv.open_csv(file) as reader:
+            return list(reader.schema.names)
     raise CatalogError(
         f"unknown file type {file.suffix!r}, expected .parquet or .csv",
         where=str(file),
         fix="convert it, or rename it if it is one of these",
     )
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turn whatever Arrow raises on a broken file into one error (a bad page is an OSError)."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise CatalogError(
+            f"cannot be read: {error}", where=str(file), fix="write the file again"
+        ) from error
+
+
+def _check_types(file: Path, schema: pa.Schema) -> None:
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    binaries = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    allowed = {
+        "title": (*texts, *binaries, pa.types.is_null),
+        "image": (*binaries, pa.types.is_null),
+        "image_path": (*texts, *binaries, pa.types.is_null),
+    }
+    for name, checks in allowed.items():
+        if name in schema.names and not any(check(schema.field(name).type) for check in checks):
+            wanted = "the encoded bytes" if name == "image" else "text"
+            raise CatalogError(
+                f"column {name} has the type {schema.field(name).type}, expected {wanted}",
+                where=str(file),
+                fix=f"write {wanted} in a plain column; for a struct of bytes and path, its bytes",
+            )
 
 
 def _check_columns(file: Path, names: Sequence[str]) -> None:
@@ -174,20 +204,18 @@ def scan(source: ItemsSource) -> Iterator[tuple[int, pa.RecordBatch]]:
             }
             if "image_path" in columns:
                 _refuse_urls(columns["image_path"], path)
+            if "split" in columns:  # a blank cell of a CSV
+                split = columns["split"]
+                columns["split"] = pc.if_else(pc.equal(split, ""), None, split)
             yield number, pa.RecordBatch.from_pydict(columns)
 
 
 def _batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
-    try:
-        if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(65536, columns=names)
-        else:
-            yield from _csv_batches(path, names)
-    except pa.ArrowException as error:
-        raise CatalogError(
-            f"cannot be read: {error}", where=str(path), fix="write the file again"
-        ) from error
+    if path.suffix == ".parquet":
+        with _reading(path), pq.ParquetFile(path) as file:
+            yield from file.iter_batches(65536, columns=names)
+    else:
+        yield from _csv_batches(path, names)
 
 
 def _csv_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -196,7 +224,10 @@ def _csv_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
         include_columns=names, column_types={name: pa.binary() for name in names}
     )
     parsing = pa.csv.ParseOptions(newlines_in_values=True)
-    with pa.csv.open_csv(path, convert_options=options, parse_options=parsing) as reader:
+    with (
+        _reading(path),
+        pa.csv.open_csv(path, convert_options=options, parse_options=parsing) as reader,
+    ):
         yield from reader
 
 
@@ -227,7 +258,7 @@ def _refuse_urls(image_paths: pa.Array, path: Path) -> None:
         )
 
 
-def read_items(
+def read_rows(
     source: ItemsSource, source_file: int, start: int, stop: int
 ) -> Iterator[list[RawItem]]:
     """Yield rows start..stop of one catalog file as items, in order, in small batches.
@@ -252,7 +283,7 @@ def read_items(
 
 def _row_range(path: Path, names: list[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
     if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as file:
+        with _reading(path), pq.ParquetFile(path) as file:
             first = 0  # first row of the row group
             groups = []
             for group in range(file.num_row_groups):

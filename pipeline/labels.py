@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -34,10 +35,8 @@ def read_labels(path: Path) -> pa.Table:
             as_text = {name: pa.string() for name in ("label_id", "name", "path")}
             options = pa.csv.ConvertOptions(column_types=as_text)
             table = pa.csv.read_csv(path, convert_options=options)
-    except pa.ArrowException as error:
-        raise CatalogError(
-            f"cannot be read: {error}", where=str(path), fix="write it as CSV or Parquet, in UTF-8"
-        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
     missing = [name for name in ("label_id", "name") if name not in table.column_names]
     if missing:
         raise CatalogError(
@@ -47,9 +46,20 @@ def read_labels(path: Path) -> pa.Table:
         )
     paths = table["path"] if "path" in table.column_names else pa.nulls(len(table))
     columns = {"label_id": table["label_id"], "name": table["name"], "path": paths}
-    labels = pa.table({name: column.cast(pa.string()) for name, column in columns.items()})
+    try:
+        labels = pa.table({name: column.cast(pa.string()) for name, column in columns.items()})
+    except pa.ArrowException as error:
+        raise _unreadable(path, error) from error
+    blank = pc.equal(labels["path"], "")  # of a CSV's empty cell
+    labels = labels.set_column(2, "path", pc.if_else(blank, None, labels["path"]))
     _check(labels, path)
     return labels
+
+
+def _unreadable(path: Path, error: Exception) -> CatalogError:
+    return CatalogError(
+        f"cannot be read: {error}", where=str(path), fix="write it as CSV or Parquet, in UTF-8"
+    )
 
 
 def _check(labels: pa.Table, path: Path) -> None:
@@ -99,20 +109,13 @@ def label_texts(labels: pa.Table, label_text: str) -> list[str]:
     """
     template = {"name": "{name}", "path": "{path}"}.get(label_text, label_text)
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field}
+        parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
-        raise CatalogError(
-            f"--label-text {label_text!r} is not a template: {error}",
-            where="--label-text",
-            fix='use name, path, or a template such as "a photo of a {name}"',
-        ) from error
-    if not fields or not fields <= {"name", "path"}:
-        raise CatalogError(
-            f"--label-text {label_text!r} has the fields {sorted(fields)}, "
-            "expected {name} or {path}",
-            where="--label-text",
-            fix='use name, path, or a template such as "a photo of a {name}"',
-        )
+        raise _bad_template(label_text, str(error)) from error
+    plain = [("name", "", None), ("path", "", None)]
+    if not parts or any(part not in plain for part in parts):
+        raise _bad_template(label_text, "expected {name} or {path}, and no other braces")
+    fields = {field for field, _, _ in parts}
     if "path" in fields and labels["path"].null_count:
         raise CatalogError(
             f"{labels['path'].null_count} labels have no path",
@@ -123,6 +126,14 @@ def label_texts(labels: pa.Table, label_text: str) -> list[str]:
         template.format(name=row["name"], path=row["path"])
         for row in labels.select(["name", "path"]).to_pylist()
     ]
+
+
+def _bad_template(label_text: str, problem: str) -> CatalogError:
+    return CatalogError(
+        f"--label-text {label_text!r} is not a template: {problem}",
+        where="--label-text",
+        fix='use name, path, or a template such as "a photo of a {name}"',
+    )
 
 
 def find_label(labels: pa.Table, text: str) -> int:

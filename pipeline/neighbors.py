@@ -24,7 +24,7 @@ from schemas.plan import Plan
 logger = logging.getLogger(__name__)
 
 DECIMALS = 6
-_BLOCK_ROWS = 1024
+_BLOCK_NUMBERS = 2**24  # of a block's candidate embeddings, 8 bytes each
 _MARGIN = 8  # candidates beyond K, so that ties at the border rarely need a second search
 _FLOAT32_SLACK = 4e-6  # float32 error of a cosine plus one rounding step
 
@@ -69,8 +69,9 @@ def nearest_labels(label_emb: Float[np.ndarray, "C D"], *, k: int) -> LabelGraph
     num_candidates = min(k + 1 + _MARGIN, num_labels)
     while len(pending):
         undecided = []
-        for start in range(0, len(pending), _BLOCK_ROWS):
-            rows = pending[start : start + _BLOCK_ROWS]
+        block_rows = max(1, _BLOCK_NUMBERS // (num_candidates * unit.shape[1]))
+        for start in range(0, len(pending), block_rows):
+            rows = pending[start : start + block_rows]
             neighbors[rows], similarity[rows], decided = _rank(unit, rows, k, num_candidates)
             undecided.append(rows[~decided])
         pending = np.concatenate(undecided)
@@ -103,7 +104,7 @@ def neighbors_table(workspace: Path, plan: Plan, text: str) -> TextTable:
         text: a label's name, path or label_id.
     Raises: LabelNotFoundError, NeighborsError.
     """
-    graph, labels = read_graph(workspace, plan), read_labels(workspace)
+    graph, labels = read_graph(workspace, plan), read_labels(workspace, plan)
     label = find_label(labels, text)
     names, paths = labels["name"].to_pylist(), labels["path"].to_pylist()
     rows = tuple(

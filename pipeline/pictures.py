@@ -9,6 +9,7 @@ import io
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
+MAX_ASPECT = 100
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
@@ -47,6 +48,11 @@ def decode(data: bytes) -> Image.Image:
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise PictureError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        # Its shorter side scaled up to the encoder's input would take gigabytes.
+        raise PictureError(
+            f"{width} x {height} pixels, more than {MAX_ASPECT} times as long as wide"
+        )
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -9,6 +9,7 @@ N items, C labels.
 
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from cache.layout import chunk_num_bytes, items_path, labels_path, parquet_bytes
+from cache.reader import read_items
+from cache.reader import read_labels as read_planned_labels
 from cache.storage import atomic_write, remove
 from pipeline.encoder import load_encoder, resolve
 from pipeline.items import find_items, scan
@@ -28,7 +31,14 @@ from pipeline.progress import Progress, duration
 from pipeline.splits import assign_splits
 from pipeline.text_table import TextTable
 from schemas.configs import differing_fields, to_dict, to_json
-from schemas.errors import CatalogError, PlanMismatchError, PlanNotFoundError
+from schemas.errors import (
+    CacheCorruptError,
+    CatalogError,
+    ConfigError,
+    PlanMismatchError,
+    PlanNotFoundError,
+    WorkspaceError,
+)
 from schemas.plan import ItemsSource, Plan, plan_path, read_plan
 from schemas.tables import ITEMS, LABELS, SPLITS
 
@@ -130,12 +140,17 @@ def make_plan(
         device: where to time the encoder.
     Raises: CatalogError, EncoderError, ConfigError; PlanMismatchError if another plan is there.
     """
+    _check_sizes(shard_rows, chunk_rows)
+    _check_writable(workspace)
     label_table = read_labels(labels)
     _check_texts(label_texts(label_table, label_text), allow_duplicate_names, labels)
     source = find_items(items, items_root)
     encoder_spec = resolve(model, pretrained)
     encoder = load_encoder(encoder_spec, device)
     scanned = _scan(source, label_table, shard_rows, limit)
+    splits = assign_splits(scanned.item_ids, scanned.labels, seed=seed, given=scanned.given_split)
+    counts = np.bincount(scanned.labels, minlength=len(label_table))
+    labels_file = _labels_file(label_table, counts)
     plan = Plan(
         items=source,
         labels_path=str(labels.resolve()),
@@ -150,14 +165,19 @@ def make_plan(
         chunk_rows=chunk_rows,
         seed=seed,
         shards=scanned.shards,
+        items_tables=tuple(
+            hashlib.sha256(file).hexdigest() for file in _items_files(scanned, splits, shard_rows)
+        ),
+        labels_table=hashlib.sha256(labels_file).hexdigest(),
     )
     is_new = _differs(workspace, plan, force=force)
-    splits = assign_splits(scanned.item_ids, scanned.labels, seed=seed, given=scanned.given_split)
-    counts = np.bincount(scanned.labels, minlength=plan.num_labels)
     if is_new:
-        _write(workspace, plan, scanned, splits, label_table, counts)
+        _write(workspace, plan, _items_files(scanned, splits, shard_rows), labels_file)
     if num_empty := int((counts == 0).sum()):
         logger.warning("%d of %d labels have no items", num_empty, plan.num_labels)
+    for code, name in enumerate(SPLITS):
+        if not (splits == code).any():
+            logger.warning("there are no %s items: `fit` will refuse this plan", name)
     num_chunks = -(-plan.num_items // chunk_rows)
     return PlanReport(
         plan=plan,
@@ -176,6 +196,26 @@ def _gigabytes(num_bytes: int) -> str:
 
 def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.parent)
+
+
+def _check_sizes(shard_rows: int, chunk_rows: int) -> None:
+    if chunk_rows < 1 or shard_rows < 1 or shard_rows % chunk_rows:
+        raise ConfigError(
+            f"shard_rows={shard_rows} is not a multiple of chunk_rows={chunk_rows}",
+            where="--shard-rows, --chunk-rows",
+            fix="choose --shard-rows as a multiple of --chunk-rows: a shard owns whole chunks",
+        )
+
+
+def _check_writable(workspace: Path) -> None:
+    """Refuse a workspace that cannot be written before anything slow is done."""
+    place = _existing(workspace)
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise WorkspaceError(
+            "the workspace cannot be written",
+            where=str(place),
+            fix="choose another --workspace, or get the right to write there",
+        )
 
 
 def _check_texts(texts: list[str], allow_duplicate_names: bool, path: Path) -> None:
@@ -316,24 +356,27 @@ def _differs(workspace: Path, plan: Plan, *, force: bool) -> bool:
             fix="use another --workspace, or --force to replace the plan; shards whose items and "
             "encoder stay the same are kept",
         )
-    tables = [labels_path(workspace), *(items_path(workspace, i) for i in range(plan.num_shards))]
-    return bool(differing) or not all(path.is_file() for path in tables)
+    return bool(differing) or not _tables_are_there(workspace, plan)
 
 
-def _write(
-    workspace: Path,
-    plan: Plan,
-    scanned: _Scanned,
-    splits: Int[np.ndarray, " N"],
-    label_table: pa.Table,
-    counts: Int[np.ndarray, " C"],
-) -> None:
-    remove(plan_path(workspace))  # not planned until all of it is written
-    for stale in items_path(workspace, 0).parent.glob("*.parquet"):
-        remove(stale)
+def _tables_are_there(workspace: Path, plan: Plan) -> bool:
+    try:
+        read_planned_labels(workspace, plan)
+        for shard in range(plan.num_shards):
+            read_items(workspace, plan, shard)
+    except CacheCorruptError as error:
+        logger.warning("%s: %s; writing it again", error.where, error.what)
+        return False
+    return True
+
+
+def _items_files(
+    scanned: _Scanned, splits: Int[np.ndarray, " N"], shard_rows: int
+) -> Iterator[bytes]:
+    """Yield the items table of each shard as a Parquet file."""
     split_names = pa.array(SPLITS)
-    for shard in range(plan.num_shards):
-        rows = slice(*plan.shard_range(shard))
+    for start in range(0, len(scanned.labels), shard_rows):
+        rows = slice(start, min(start + shard_rows, len(scanned.labels)))
         columns = {
             "row": np.arange(rows.start, rows.stop),
             "item_id": scanned.item_ids[rows],
@@ -342,9 +385,20 @@ def _write(
             "label": scanned.labels[rows],
             "split": split_names.take(pa.array(splits[rows])),
         }
-        table = pa.table(columns).cast(ITEMS)
-        atomic_write(items_path(workspace, shard), parquet_bytes(table))
-    labels = label_table.add_column(0, "label", pa.array(np.arange(len(label_table)), pa.int32()))
-    labels = labels.append_column("count", pa.array(counts)).cast(LABELS)
-    atomic_write(labels_path(workspace), parquet_bytes(labels))
+        yield parquet_bytes(pa.table(columns).cast(ITEMS))
+
+
+def _labels_file(label_table: pa.Table, counts: Int[np.ndarray, " C"]) -> bytes:
+    numbers = pa.array(np.arange(len(label_table)), pa.int32())
+    labels = label_table.add_column(0, "label", numbers)
+    return parquet_bytes(labels.append_column("count", pa.array(counts)).cast(LABELS))
+
+
+def _write(workspace: Path, plan: Plan, items_files: Iterator[bytes], labels_file: bytes) -> None:
+    remove(plan_path(workspace))  # not planned until all of it is written
+    for stale in items_path(workspace, 0).parent.glob("*.parquet"):
+        remove(stale)
+    for shard, file in enumerate(items_files):
+        atomic_write(items_path(workspace, shard), file)
+    atomic_write(labels_path(workspace), labels_file)
     atomic_write(plan_path(workspace), to_json(plan).encode())

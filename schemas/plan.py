@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.configs import digest, from_json
-from schemas.errors import ConfigError, PlanNotFoundError, ShardError
+from schemas.errors import ConfigError, PlanNotFoundError, ShardError, WorkspaceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,12 @@ class Plan:
     seed: int = 0
     """Salt of the split hash."""
     shards: tuple[str, ...] = field(repr=False)
-    """Per shard, the sha256 of its items' ids, titles and picture sources."""
+    """Per shard, the sha256 of its items' ids, titles and picture sources: what an embedding is
+    made from. Labels and splits are not in it."""
+    items_tables: tuple[str, ...] = field(repr=False)
+    """Per shard, the sha256 of its items table, with labels and splits."""
+    labels_table: str
+    """Sha256 of labels.parquet."""
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
@@ -149,7 +154,8 @@ class Plan:
                 where="plan",
                 fix="choose --shard-rows as a multiple of --chunk-rows: a shard owns whole chunks",
             )
-        if len(self.shards) != -(-self.num_items // self.shard_rows):
+        num_shards = -(-self.num_items // self.shard_rows)
+        if not len(self.shards) == len(self.items_tables) == num_shards:
             raise ConfigError(
                 f"{len(self.shards)} shards cannot hold {self.num_items} items",
                 where="plan",
@@ -187,12 +193,17 @@ def read_plan(workspace: Path) -> Plan:
     Raises: PlanNotFoundError if there is none; ConfigError if it does not fit.
     """
     path = plan_path(workspace)
-    if not path.is_file():
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise PlanNotFoundError(
             "this workspace has no plan yet",
             where=str(path),
             fix="run `python cli.py plan --items ITEMS --labels LABELS`, "
             "or point --workspace at one that has a plan",
-        )
-    text = path.read_text(encoding="utf-8")
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkspaceError(
+            f"the plan cannot be read: {error}", where=str(path), fix="check rights and content"
+        ) from error
     return from_json(Plan, text, where=str(path), fix="run `python cli.py plan ... --force` again")

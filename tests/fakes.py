@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,10 @@ def fake_plan(
         shard_rows=shard_rows,
         chunk_rows=chunk_rows,
         shards=tuple(hashlib.sha256(b"%d" % i).hexdigest() for i in range(num_shards)),
+        items_tables=("",) * num_shards,
+        labels_table="",
     )
+    items_files = []
     for shard in range(num_shards):
         rows = np.arange(*plan.shard_range(shard))
         table = {
@@ -149,7 +153,8 @@ def fake_plan(
                 ("train", "train", "train", "val", "test")[row // num_labels % 5] for row in rows
             ],
         }
-        atomic_write(items_path(workspace, shard), parquet_bytes(pa.table(table).cast(ITEMS)))
+        items_files.append(parquet_bytes(pa.table(table).cast(ITEMS)))
+        atomic_write(items_path(workspace, shard), items_files[-1])
     names = [f"Thing {i}" for i in range(num_labels)]
     labels = {
         "label": range(num_labels),
@@ -159,7 +164,13 @@ def fake_plan(
         "count": [0] * num_labels,
     }
     labels = {name: list(values) for name, values in labels.items()}
-    atomic_write(labels_path(workspace), parquet_bytes(pa.table(labels).cast(LABELS)))
+    labels_file = parquet_bytes(pa.table(labels).cast(LABELS))
+    atomic_write(labels_path(workspace), labels_file)
+    plan = replace(
+        plan,
+        items_tables=tuple(hashlib.sha256(file).hexdigest() for file in items_files),
+        labels_table=hashlib.sha256(labels_file).hexdigest(),
+    )
     atomic_write(plan_path(workspace), to_json(plan).encode())
     return plan
 

@@ -29,24 +29,46 @@ class Approach:
     is_hardened: bool = False
     """Targets harden over the run."""
     tag: tuple[str, ...] = ()
-    """What names a run: words, or `{field}` of TargetOptions."""
+    """What names a run: words, or `{field}` of FitConfig."""
+    uses: tuple[str, ...] = ()
+    """Fields of TargetOptions that its formula names."""
 
 
 APPROACHES = {
     "1": Approach(title="one-hot (baseline)", build=one_hot, has_kl=False, tag=("onehot",)),
     "1b": Approach(title="one-hot with KL (control)", build=one_hot, tag=("onehot", "kl")),
-    "2": Approach(title="uniform smoothing", build=uniform_smoothing, tag=("uniform",)),
-    "3": Approach(title="neighbor smoothing", build=neighbor_smoothing, tag=("neighbor",)),
-    "4": Approach(title="similarity smoothing", build=similarity_smoothing, tag=("{weighting}",)),
+    "2": Approach(
+        title="uniform smoothing", build=uniform_smoothing, tag=("uniform",), uses=("alpha",)
+    ),
+    "3": Approach(
+        title="neighbor smoothing", build=neighbor_smoothing, tag=("neighbor",), uses=("alpha",)
+    ),
+    "4": Approach(
+        title="similarity smoothing",
+        build=similarity_smoothing,
+        tag=("{weighting}",),
+        uses=("weighting",),
+    ),
     "5": Approach(
         title="similarity smoothing + curriculum",
         build=similarity_smoothing,
         is_hardened=True,
         tag=("{weighting}", "{schedule}"),
+        uses=("weighting", "schedule"),
     ),
 }
 
 PAPER_APPROACHES = ("1", "2", "3", "4", "5")
+
+
+_WEIGHTING_USES = {"controlled": ("alpha",), "softmax": ("temperature",)}
+
+
+def used_options(name: str, weighting: str) -> tuple[str, ...]:
+    """Return which options of FitConfig shape an approach's targets and their part in the loss."""
+    approach = get_approach(name)
+    uses = approach.uses + (("kl_weight",) if approach.has_kl else ())
+    return uses + (_WEIGHTING_USES.get(weighting, ()) if "weighting" in uses else ())
 
 
 def get_approach(name: str) -> Approach:

@@ -67,7 +67,7 @@ def solve_temperature(scores: Float64[np.ndarray, "C S"], true_share: float) -> 
         raise TargetError(
             f"no temperature gives the true class a mean weight of {true_share}; within reach are "
             f"{excess(high) + true_share:.3f} to {excess(low) + true_share:.3f}",
-            where="--true-share",
-            fix="choose a share between these",
+            where="--temperature",
+            fix="give --temperature a number instead of having it solved",
         )
     return float(np.exp(brentq(excess, low, high, xtol=1e-12)))

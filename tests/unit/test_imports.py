@@ -92,7 +92,10 @@ def loaded_after(code: str) -> set[str]:
 
 def test_help_loads_no_heavy_library() -> None:
     """`--help` has to answer at once, on a login node too."""
-    run_help = "from click.testing import CliRunner; import cli; CliRunner().invoke(cli.main, ['fit', '--help'])"
+    run_help = (
+        "from click.testing import CliRunner; import cli; "
+        "CliRunner().invoke(cli.main, ['fit', '--help'])"
+    )
     assert not loaded_after(run_help) & {"torch", "open_clip", "faiss", "zarr", "pyarrow", "numpy"}
 
 

@@ -14,11 +14,13 @@ from cache.layout import (
     chunk_num_bytes,
     chunk_path,
     commit_path,
+    items_path,
     labels_commit_path,
+    labels_path,
     open_arrays,
     rows_path,
 )
-from cache.reader import Cache, read_label_emb
+from cache.reader import Cache, read_all_items, read_label_emb, read_labels
 from cache.verify import shard_state
 from cache.writer import ShardWriter, write_labels
 from schemas.errors import CacheCorruptError, CacheIncompleteError, SpecMismatchError
@@ -254,3 +256,73 @@ def test_rows_tables_keep_their_schema(tmp_path: Path) -> None:
     filled(tmp_path)
     names = pq.read_schema(rows_path(tmp_path, 0)).names
     assert names[:5] == ["row", "item_id", "image_ok", "title_ok", "error"]
+
+
+def test_a_commit_vouches_for_its_own_shard_only(tmp_path: Path) -> None:
+    """A copied commit file must not make another shard read as done."""
+    plan, _ = filled(tmp_path)
+    commit_path(tmp_path, 1).write_bytes(commit_path(tmp_path, 0).read_bytes())
+    found = shard_state(tmp_path, plan, 1)
+    assert (found.state, found.reason) == ("broken", "shard is 0, plan says 1")
+
+
+def test_other_chunk_sizes_make_every_shard_stale(tmp_path: Path) -> None:
+    """Planned with smaller chunks, the old files hold other rows under the same names."""
+    plan, _ = filled(tmp_path)
+    found = shard_state(tmp_path, replace(plan, chunk_rows=32), 0, checksums=True)
+    assert found.state == "broken"
+    with pytest.raises(SpecMismatchError, match="chunks"):
+        open_arrays(tmp_path, replace(plan, chunk_rows=32))
+
+
+def test_a_longer_plan_keeps_the_shards_that_stay(tmp_path: Path) -> None:
+    """A catalog grows by new shards; the committed ones are not embedded again."""
+    _, embeddings = filled(tmp_path, num_items=256)
+    longer = fake_plan(tmp_path, num_items=300)
+    assert [shard_state(tmp_path, longer, i).state for i in range(3)] == ["done", "done", "missing"]
+    with pytest.raises(SpecMismatchError, match="256 rows, the plan 300"):
+        Cache(tmp_path, longer, allow_partial=True)
+    open_arrays(tmp_path, longer)
+    image_emb = Cache(tmp_path, longer, allow_partial=True).read("image")
+    np.testing.assert_array_equal(image_emb[:256], embeddings["image"])
+    assert zarr.open(array_path(tmp_path, "image"), mode="r").shape == (300, 16)
+
+
+def test_missing_array_metadata_comes_back_without_embedding_again(tmp_path: Path) -> None:
+    """One small file, not hours of GPU time."""
+    plan, embeddings = filled(tmp_path)
+    (array_path(tmp_path, "image") / "zarr.json").unlink()
+    with pytest.raises(CacheCorruptError, match="metadata is missing") as caught:
+        Cache(tmp_path, plan)
+    assert "keeps what is done" in caught.value.fix
+    open_arrays(tmp_path, plan)
+    np.testing.assert_array_equal(Cache(tmp_path, plan).read("image"), embeddings["image"])
+
+
+def test_a_missing_label_chunk_is_corrupt_not_a_stack_trace(tmp_path: Path) -> None:
+    """The command that repairs it has to get past it."""
+    plan = fake_workspace(tmp_path)
+    chunk_path(tmp_path, "label", 0).unlink()
+    with pytest.raises(CacheCorruptError) as caught:
+        read_label_emb(tmp_path, plan)
+    assert "embed --all --labels" in caught.value.fix
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "other"])
+def test_planned_tables_are_checked_against_the_plan(tmp_path: Path, damage: str) -> None:
+    """Labels or splits of another plan under the same ids would train without complaint."""
+    plan = fake_plan(tmp_path, num_items=300)
+    path = items_path(tmp_path, 1)
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(data[:-10])
+    else:
+        path.write_bytes(items_path(tmp_path, 0).read_bytes())
+    with pytest.raises(CacheCorruptError) as caught:
+        read_all_items(tmp_path, plan)
+    assert "cli.py plan" in caught.value.fix
+    labels_path(tmp_path).write_bytes(b"")
+    with pytest.raises(CacheCorruptError, match="missing"):
+        read_labels(tmp_path, plan)

@@ -13,7 +13,7 @@ from pipeline.compare import compare, majority_top1, nearest_title_top1
 from pipeline.fit import fit
 from pipeline.neighbors import build_graph
 from pipeline.status import read_status
-from pipeline.tensors import read_fit_data
+from pipeline.tensors import FitData
 from schemas.errors import TargetError
 from schemas.plan import Plan
 from schemas.run import FitConfig
@@ -74,7 +74,7 @@ def test_an_unknown_approach_is_refused_before_any_training(tmp_path: Path, plan
 
 def test_references_equal_the_obvious_loops(tmp_path: Path, plan: Plan) -> None:
     """Largest class and nearest title, item by item."""
-    data = read_fit_data(tmp_path, plan, torch.device("cpu"))
+    data = FitData(tmp_path, plan, torch.device("cpu"))
     labels, title_emb = data.labels.numpy(), data.title_emb.numpy().astype(np.float64)
     train, test = data.train.numpy(), data.test.numpy()
     counts = [sum(labels[row] == label for row in train) for label in range(6)]

@@ -1,5 +1,6 @@
 """Embedding with a hash encoder: what goes where, and what a bad item costs."""
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from cache.layout import chunk_path, commit_path, labels_commit_path, rows_path
 from cache.reader import Cache, read_label_emb
@@ -93,9 +95,47 @@ def test_too_many_bad_rows_end_the_run_after_all_shards(tmp_path: Path, small_mo
         run(tmp_path, plan)
     assert "00000.parquet" in caught.value.where
     assert all(commit_path(tmp_path, shard).is_file() for shard in range(3))
-    with pytest.raises(TooManyBadRowsError):
+    encoder = HashEncoder()
+    run(tmp_path, plan, encoder, max_bad=0.5)
+    assert encoder.num_images == 0
+
+
+def test_a_shard_with_too_many_bad_rows_is_tried_again(tmp_path: Path, small_model: Path) -> None:
+    """A mount that was away is back: the same command mends the shard, and only that one."""
+    plan = planned(tmp_path, small_model, num_items=40, with_bytes=False)
+    pictures = {i: tmp_path / "catalog" / f"{i:04d}.png" for i in range(4)}
+    saved = {i: path.read_bytes() for i, path in pictures.items()}
+    for path in pictures.values():
+        path.unlink()
+    with pytest.raises(TooManyBadRowsError, match="4 of 16 rows"):
         run(tmp_path, plan)
-    run(tmp_path, plan, max_bad=0.5)
+    for i, path in pictures.items():
+        path.write_bytes(saved[i])
+    encoder = HashEncoder()
+    run(tmp_path, plan, encoder)
+    assert encoder.num_images == 16
+    assert Cache(tmp_path, plan).read_rows()["error"].null_count == 40
+
+
+def test_redo_embeds_what_is_done(tmp_path: Path, small_model: Path) -> None:
+    """For the few pictures that came back without passing the limit."""
+    plan = planned(tmp_path, small_model, num_items=40)
+    run(tmp_path, plan)
+    encoder = HashEncoder()
+    run(tmp_path, plan, encoder, shards=[1], redo=True)
+    assert encoder.num_images == 16
+
+
+def test_a_thread_of_pixels_costs_its_own_row_only(tmp_path: Path, small_model: Path) -> None:
+    """Scaled to the encoder's height, a 1 x 20,000 picture is 4.5 million pixels wide."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 20_000)).save(buffer, "PNG")
+    images = [picture_bytes((i, 9, 9)) for i in range(39)] + [buffer.getvalue()]
+    plan = planned(tmp_path, small_model, num_items=40, image=images)
+    run(tmp_path, plan, max_bad=0.2)
+    errors = Cache(tmp_path, plan).read_rows()["error"].to_pylist()
+    assert "more than 100 times as long as wide" in errors[39]
+    assert errors[:39] == [None] * 39
 
 
 def test_missing_files_are_rows_with_reasons(tmp_path: Path, small_model: Path) -> None:

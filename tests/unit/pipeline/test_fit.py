@@ -12,15 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from cache.layout import commit_path
-from pipeline.fit import RunResult, fit, lr_factor, run_name
+from pipeline.fit import RunResult, fit, lr_factor, run_name, without_unused
 from pipeline.neighbors import build_graph
-from pipeline.tensors import read_fit_data
+from pipeline.tensors import FitData
 from schemas.errors import (
     CacheIncompleteError,
     ConfigError,
     FitError,
     NeighborsError,
     TargetError,
+    WorkspaceError,
 )
 from schemas.plan import Plan
 from schemas.run import FitConfig
@@ -139,6 +140,31 @@ def test_runs_are_named_for_what_they_are() -> None:
     assert run_name(other) != run_name(FitConfig(approach="3", lr=4e-4))
 
 
+def test_options_that_an_approach_ignores_do_not_make_another_run() -> None:
+    """So that `compare --weighting softmax` not train the baseline again."""
+    changed = FitConfig(approach="1", alpha=0.3, weighting="softmax", schedule="odds")
+    assert without_unused(changed) == FitConfig(approach="1")
+    softmax = FitConfig(approach="5", weighting="softmax", temperature=0.2, schedule="odds")
+    assert without_unused(softmax) == softmax
+    assert without_unused(replace(softmax, weighting="affinity")).temperature is None
+
+
+def test_a_finished_run_is_found_without_reading_embeddings(tmp_path: Path, plan: Plan) -> None:
+    """At 12M items that is 25 GB not read."""
+    run(tmp_path, plan)
+    data = FitData(tmp_path, plan, torch.device("cpu"))
+    assert fit(tmp_path, plan, QUICK, device="cpu", data=data).is_reused
+    assert "image_emb" not in vars(data)
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, plan: Plan) -> None:
+    """A full disk or a file in the way, in the middle of training too."""
+    (tmp_path / "runs").write_text("x")
+    with pytest.raises(WorkspaceError) as caught:
+        run(tmp_path, plan)
+    assert "runs" in caught.value.where
+
+
 def test_the_best_epoch_is_kept_and_patience_ends_the_run(tmp_path: Path, plan: Plan) -> None:
     """More epochs than needed cost no accuracy, and little time."""
     result = run(tmp_path, plan, epochs=40, patience=2)
@@ -177,7 +203,7 @@ def test_items_without_either_modality_are_errors_when_held_out(tmp_path: Path) 
     for shard in range(plan.num_shards):
         write_shard(tmp_path, plan, shard, embeddings)
     fake_workspace_labels(tmp_path, plan)
-    data = read_fit_data(tmp_path, plan, torch.device("cpu"))
+    data = FitData(tmp_path, plan, torch.device("cpu"))
     assert (data.train % 2 == 1).all()
     result = run(tmp_path, plan)
     assert result.metrics.num_items == 60
@@ -224,6 +250,9 @@ def test_divergence_stops_with_the_learning_rate_named(tmp_path: Path, plan: Pla
         ({"approach": "6"}, TargetError),
         ({"alpha": 1.0, "approach": "2"}, TargetError),
         ({"weighting": "cosine"}, TargetError),
+        ({"approach": "1", "alpha": 0.3}, TargetError),
+        ({"approach": "3", "weighting": "softmax"}, TargetError),
+        ({"approach": "4", "alpha": 0.3}, TargetError),
         ({"gamma": 0.5}, TargetError),
     ],
 )

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.items import RawItem, check_unchanged, find_items, read_items, scan
+from pipeline.items import RawItem, check_unchanged, find_items, read_rows, scan
 from schemas.errors import CatalogError, SourceChangedError
 from schemas.plan import ItemsSource
 from tests.fakes import picture_bytes, write_catalog
@@ -16,7 +16,7 @@ def everything(source: ItemsSource, start: int = 0, stop: int = 10**9) -> list[R
     return [
         item
         for number, file in enumerate(source.files)
-        for batch in read_items(source, number, start, min(stop, file.num_rows))
+        for batch in read_rows(source, number, start, min(stop, file.num_rows))
         for item in batch
     ]
 
@@ -47,6 +47,7 @@ def test_parquet_with_paths_gives_files_below_the_root(tmp_path: Path) -> None:
     items, _ = write_catalog(tmp_path, num_items=4, with_bytes=False)
     assert everything(find_items(items, None))[2].image == tmp_path.resolve() / "0002.png"
     other = tmp_path / "other"
+    other.mkdir()
     assert everything(find_items(items, other))[2].image == other.resolve() / "0002.png"
 
 
@@ -179,3 +180,43 @@ def test_a_csv_changed_in_place_is_noticed(tmp_path: Path) -> None:
     write_csv(tmp_path, "item_id,title,label_id,image_path\n1,y,L,a.jpg\n")
     with pytest.raises(SourceChangedError, match="content"):
         check_unchanged(source)
+
+
+def test_a_missing_image_root_is_refused(tmp_path: Path) -> None:
+    """Otherwise every picture is missing, and GPU hours go by before anyone looks."""
+    items, _ = write_catalog(tmp_path, num_items=2, with_bytes=False)
+    with pytest.raises(CatalogError, match="no such folder") as caught:
+        find_items(items, tmp_path / "typo")
+    assert "--items-root" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("image", [{"bytes": b"x", "path": "a"}] * 2), ("title", [1, 2]), ("image", ["a", "b"])],
+)
+def test_columns_of_the_wrong_type_are_refused_at_plan_time(
+    tmp_path: Path, column: str, values: list[object]
+) -> None:
+    """Not on the GPU node, as a stack trace."""
+    items, _ = write_catalog(tmp_path, num_items=2, **{column: values})
+    with pytest.raises(CatalogError, match=f"column {column} has the type"):
+        find_items(items, None)
+
+
+def test_a_damaged_page_is_one_clear_error(tmp_path: Path) -> None:
+    """Arrow reports a bad page as OSError, a bad header as ArrowException."""
+    items, _ = write_catalog(tmp_path, num_items=40)
+    data = bytearray(items.read_bytes())
+    data[100:400] = bytes(300)
+    items.write_bytes(bytes(data))
+    source = find_items(items, None)
+    with pytest.raises(CatalogError, match="cannot be read"):
+        list(scan(source))
+
+
+def test_a_blank_split_cell_is_no_split(tmp_path: Path) -> None:
+    """CSV writes null so."""
+    path = write_csv(
+        tmp_path, "item_id,title,label_id,image_path,split\n1,x,L,a.jpg,\n2,y,L,b.jpg,test\n"
+    )
+    assert scanned(find_items(path, None), "split") == [None, "test"]

@@ -69,7 +69,24 @@ def test_label_texts_follow_the_choice() -> None:
     assert label_texts(table, "a photo of a {name}") == ["a photo of a Boots", "a photo of a Hats"]
 
 
-@pytest.mark.parametrize("template", ["a photo", "a {thing}", "a {name", "{0}"])
+def test_a_blank_path_is_no_path(tmp_path: Path) -> None:
+    """CSV writes null so."""
+    assert read_labels(write(tmp_path, GOOD))["path"].to_pylist()[1] is None
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "a photo",
+        "a {thing}",
+        "a {name",
+        "{0}",
+        "{} {name}",
+        "{name:d}",
+        "{name:{path}}",
+        "{name!r}",
+    ],
+)
 def test_a_template_without_a_label_is_refused(template: str) -> None:
     """It would give every label the same embedding."""
     with pytest.raises(CatalogError) as caught:

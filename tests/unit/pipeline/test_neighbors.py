@@ -140,7 +140,7 @@ def test_permuting_the_labels_permutes_the_graph() -> None:
 def test_blocks_do_not_show_in_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are ranked in blocks, some twice; a slip in the bookkeeping would swap rows."""
     label_emb = np.concatenate([np.ones((20, 6)), gaussian(40, 6), np.ones((20, 6))])
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(module, "_BLOCK_NUMBERS", 600)
     assert_same(label_emb, 4)
 
 

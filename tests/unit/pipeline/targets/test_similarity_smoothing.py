@@ -155,7 +155,7 @@ def test_an_unreachable_true_share_is_refused_with_the_reachable_ones(true_share
     options = TargetOptions(weighting="softmax", true_share=true_share)
     with pytest.raises(TargetError, match=r"0\.048 to 0\.99") as caught:
         similarity_smoothing(random_graph(is_ragged=False), options)
-    assert caught.value.where == "--true-share"
+    assert caught.value.where == "--temperature"
     assert caught.value.fix
 
 

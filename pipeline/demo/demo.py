@@ -1,0 +1,68 @@
+"""The whole pipeline on a generated catalog, offline: the first thing a stranger runs.
+
+Writes everything into one workspace, the catalog below it. Every step reuses what is done, so a
+second run takes seconds.
+"""
+
+import logging
+import time
+from pathlib import Path
+
+from pipeline.compare import compare
+from pipeline.demo.catalog import write_catalog
+from pipeline.embed import embed
+from pipeline.encoder import BUNDLED_MODEL, load_encoder
+from pipeline.neighbors import build_graph, neighbors_table
+from pipeline.plan import make_plan
+from pipeline.progress import Progress, duration
+
+logger = logging.getLogger(__name__)
+
+SHOWN_LABEL = "Cowboy Boots"
+CATALOG_SEED = 0
+
+
+def run_demo(workspace: Path, *, num_items: int = 20_000, device: str = "auto") -> None:
+    """Make a catalog, embed it, build the label graph, fit all five approaches, print both tables.
+
+    Args:
+        workspace: folder to write to; the catalog goes below it.
+        num_items: products to make.
+        device: where to compute.
+    """
+    started = time.monotonic()
+    catalog = workspace / "catalog"
+    with Progress("draw catalog", num_items) as progress:
+        write_catalog(catalog, num_items=num_items, seed=CATALOG_SEED, progress=progress.update)
+    report = make_plan(
+        workspace,
+        items=catalog / "items.parquet",
+        labels=catalog / "labels.csv",
+        model=BUNDLED_MODEL,
+        pretrained="",
+        label_text="path",
+        device=device,
+    )
+    report.table().print()
+    plan = report.plan
+    embed(
+        workspace,
+        plan,
+        range(plan.num_shards),
+        lambda: load_encoder(plan.encoder, device),
+        with_labels=True,
+    )
+    build_graph(workspace, plan)
+    neighbors_table(workspace, plan, SHOWN_LABEL).print()
+    found = compare(workspace, plan, num_seeds=1, device=device)
+    found.table1.print()
+    found.table2.print()
+    markdown, _, picture = found.files
+    option = "" if workspace == Path("workspace").resolve() else f" --workspace {workspace}"
+    print(
+        f"Done in {duration(time.monotonic() - started)}.\n"
+        f"  look at: {picture} (the tables as a picture), {markdown}, {catalog / 'images'}\n"
+        f"  curves:  tensorboard --logdir {workspace / 'runs'}\n"
+        f'  next:    python cli.py neighbors --show "Rain Boots"{option}\n'
+        f"           python cli.py compare --seeds 3{option}"
+    )

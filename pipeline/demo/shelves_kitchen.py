@@ -1,0 +1,182 @@
+"""Shelf tables: kitchen and furniture. One row a leaf; see `taxonomy.leaf`."""
+
+from pipeline.demo import draw_appliances as machines
+from pipeline.demo import draw_furniture as rooms
+from pipeline.demo import draw_kitchen as kit
+from pipeline.demo.taxonomy import Leaf, leaf, shelf
+
+_KITCHEN = (
+    *shelf(
+        "Kitchen > Cookware",
+        "pan|pot|cookware",
+        "metal",
+        leaf("Frying Pans", "skillet|nonstick pan", kit.pan, deep=0.1),
+        leaf(
+            "Stock Pots",
+            "soup pot|pasta pot",
+            kit.pan,
+            deep=0.42,
+            handle="ears",
+            wide=0.6,
+            lid=True,
+        ),
+        leaf(
+            "Dutch Ovens",
+            "enameled casserole|braiser",
+            kit.pan,
+            hues="bright",
+            deep=0.3,
+            handle="ears",
+            wide=0.72,
+            lid=True,
+            round_bottom=0.1,
+        ),
+        leaf("Muffin Pans", "cupcake tin|bakeware", kit.tray),
+    ),
+    *shelf(
+        "Kitchen > Drinkware",
+        "cup|drinkware|glass",
+        "any",
+        leaf("Coffee Mugs", "mug|ceramic cup", kit.cup),
+        leaf(
+            "Travel Mugs",
+            "tumbler|insulated cup|to go cup",
+            kit.cup,
+            tall=0.62,
+            wide=0.4,
+            handle=0.0,
+            lid="sip",
+        ),
+        leaf(
+            "Water Bottles",
+            "sports bottle|hydration flask",
+            kit.cup,
+            tall=0.66,
+            wide=0.34,
+            taper=0.0,
+            handle=0.0,
+            lid="screw",
+        ),
+        leaf(
+            "Beer Mugs",
+            "beer stein|pint glass",
+            kit.cup,
+            hues="yellow",
+            tall=0.58,
+            wide=0.44,
+            taper=0.02,
+            handle=0.15,
+            glass=True,
+            foam=True,
+        ),
+        leaf("Wine Glasses", "stemware|goblet", kit.stem_glass, hues="drink"),
+    ),
+    *shelf(
+        "Kitchen > Tableware",
+        "dinnerware|tableware|serveware",
+        "any",
+        leaf("Dinner Plates", "plate|dish", kit.dish),
+        leaf("Spoons", "tablespoon|flatware", kit.utensil, hues="metal", head="spoon"),
+        leaf("Forks", "dinner fork|flatware", kit.utensil, hues="metal", head="fork"),
+        leaf("Mason Jars", "canning jar|storage jar", kit.container, hues="metal", jar=True),
+        leaf("Food Containers", "meal prep box|storage container", kit.container),
+    ),
+    *shelf(
+        "Kitchen > Utensils",
+        "kitchen tool|utensil|gadget",
+        "any",
+        leaf("Chef Knives", "kitchen knife|santoku", kit.knife, hues="wood"),
+        leaf("Whisks", "balloon whisk|egg beater", kit.utensil, head="whisk"),
+        leaf("Rolling Pins", "dough roller|baking pin", kit.rolling_pin, hues="wood"),
+        leaf("Cutting Boards", "chopping board|butcher block", kit.board, hues="wood"),
+        leaf("Colanders", "strainer|pasta drainer", kit.colander, hues="metal"),
+    ),
+    *shelf(
+        "Kitchen > Appliances",
+        "appliance|kitchen machine|electric",
+        "tech",
+        leaf("Toasters", "2 slice toaster|bread toaster", machines.toaster),
+        leaf("Blenders", "smoothie maker|countertop blender", machines.blender),
+        leaf("Coffee Makers", "drip coffee machine|brewer", machines.coffee_maker),
+        leaf("Teapots", "tea pot|ceramic pot", machines.kettle, hues="any"),
+        leaf("Stand Mixers", "dough mixer|cake mixer", machines.mixer, hues="bright"),
+        leaf("Refrigerators", "fridge|top freezer", machines.fridge),
+        leaf("Washing Machines", "washer|front loader", machines.oven_box),
+    ),
+)
+
+_FURNITURE = (
+    *shelf(
+        "Furniture > Seating",
+        "chair|seat|seating",
+        "any",
+        leaf("Dining Chairs", "side chair|wooden chair", rooms.chair, hues="wood", slats=4),
+        leaf(
+            "Office Chairs",
+            "desk chair|task chair|swivel chair",
+            rooms.chair,
+            hues="tech",
+            base="wheels",
+            arms=True,
+        ),
+        leaf(
+            "Rocking Chairs",
+            "rocker|porch chair",
+            rooms.chair,
+            hues="wood",
+            slats=5,
+            base="rocker",
+            arms=True,
+        ),
+        leaf("Sofas", "couch|loveseat|settee", rooms.sofa),
+        leaf("Benches", "entryway bench|garden bench", rooms.bench, hues="wood"),
+        leaf("Bean Bags", "lounger|sack chair", rooms.bean_bag),
+    ),
+    *shelf(
+        "Furniture > Tables",
+        "table|furniture",
+        "wood",
+        leaf("Dining Tables", "kitchen table|farmhouse table", rooms.table),
+        leaf(
+            "Desks", "writing desk|computer desk", rooms.table, tall=0.54, legs="hairpin", drawers=2
+        ),
+    ),
+    *shelf(
+        "Furniture > Storage",
+        "cabinet|storage|organizer",
+        "wood",
+        leaf(
+            "Bookcases",
+            "bookshelf|shelving unit",
+            rooms.cabinet,
+            rows=4,
+            kind="shelves",
+            books=True,
+            feet=False,
+            wide=0.54,
+        ),
+        leaf(
+            "Dressers",
+            "chest of drawers|bureau",
+            rooms.cabinet,
+            tall=0.6,
+            wide=0.84,
+            rows=3,
+            columns=2,
+        ),
+    ),
+    *shelf(
+        "Furniture > Beds",
+        "bed|bedroom furniture|mattress",
+        "wood",
+        leaf("Platform Beds", "bed frame|queen bed", rooms.bed),
+        leaf("Bunk Beds", "loft bed|twin over twin", rooms.bed, bunk=True),
+        leaf("Cribs", "baby bed|nursery crib", rooms.bed, crib=True),
+        leaf("Mattresses", "memory foam|hybrid mattress", rooms.mattress, hues="linen"),
+    ),
+)
+
+LEAVES: tuple[Leaf, ...] = (
+    *_KITCHEN,
+    *_FURNITURE,
+)

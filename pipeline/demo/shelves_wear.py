@@ -1,0 +1,207 @@
+"""Shelf tables: shoes, jewelry and bags. One row a leaf; see `taxonomy.leaf`."""
+
+from pipeline.demo import draw_accessories as acc
+from pipeline.demo import draw_footwear as feet
+from pipeline.demo.taxonomy import Leaf, leaf, shelf
+
+_SHOES = (
+    *shelf(
+        "Shoes > Boots",
+        "boots|footwear|shoes",
+        "leather",
+        leaf(
+            "Cowboy Boots",
+            "western boots|cowgirl boots|ropers",
+            feet.boot,
+            shaft=0.42,
+            toe=1.0,
+            heel=0.07,
+            sole=0.02,
+            western=True,
+        ),
+        leaf(
+            "Rain Boots",
+            "wellies|rubber boots|waterproof boots",
+            feet.boot,
+            hues="bright",
+            shaft=0.4,
+            heel=0.01,
+            gloss=True,
+        ),
+        leaf(
+            "Hiking Boots",
+            "trail boots|trekking shoes|waterproof boots",
+            feet.boot,
+            shaft=0.2,
+            heel=0.01,
+            laces=5,
+            tread=True,
+            cap="dark",
+        ),
+        leaf(
+            "Ankle Boots",
+            "booties|chelsea boots",
+            feet.boot,
+            shaft=0.14,
+            toe=0.6,
+            heel=0.09,
+            sole=0.02,
+        ),
+        leaf(
+            "Snow Boots",
+            "winter boots|insulated boots",
+            feet.boot,
+            hues="any",
+            shaft=0.26,
+            heel=0.0,
+            fur=True,
+            tread=True,
+            cap="rubber",
+        ),
+        leaf(
+            "Riding Boots",
+            "tall boots|equestrian boots",
+            feet.boot,
+            shaft=0.52,
+            toe=0.4,
+            heel=0.04,
+            sole=0.02,
+            slim=0.05,
+        ),
+        leaf(
+            "Combat Boots",
+            "lace up boots|military boots",
+            feet.boot,
+            hues="black",
+            shaft=0.3,
+            heel=0.03,
+            laces=8,
+        ),
+    ),
+    *shelf(
+        "Shoes > Athletic Shoes",
+        "sneakers|shoes|trainers|footwear",
+        "any",
+        leaf(
+            "Running Shoes",
+            "running sneakers|joggers|trainers",
+            feet.sneaker,
+            sole=0.1,
+            stripe="swoosh",
+        ),
+        leaf(
+            "Basketball Shoes",
+            "high tops|hoops sneakers",
+            feet.sneaker,
+            collar=0.2,
+            sole=0.08,
+            stripe="patch",
+        ),
+        leaf(
+            "Tennis Shoes",
+            "court shoes|white sneakers",
+            feet.sneaker,
+            hues="white",
+            sole=0.07,
+            stripe="bars",
+        ),
+        leaf(
+            "Soccer Cleats",
+            "football boots|firm ground cleats|cleats",
+            feet.sneaker,
+            hues="bright",
+            sole=0.03,
+            stripe="bars",
+            studs=True,
+        ),
+    ),
+    *shelf(
+        "Shoes > Dress Shoes",
+        "dress shoes|shoes|footwear",
+        "leather",
+        leaf("High Heels", "pumps|stilettos|heels", feet.pump, hues="any", heel=0.34),
+        leaf(
+            "Wedges",
+            "wedge sandals|platform heels|espadrilles",
+            feet.pump,
+            hues="any",
+            heel=0.26,
+            wedge=True,
+            strap=True,
+            open_toe=True,
+        ),
+        leaf("Ballet Flats", "flats|ballerinas", feet.pump, hues="any", heel=0.0, bow=True),
+        leaf("Loafers", "slip ons|penny loafers|moccasins", feet.loafer, tassel=True),
+        leaf(
+            "Oxford Shoes", "oxfords|derbies|lace up dress shoes", feet.loafer, laces=4, heel=0.06
+        ),
+    ),
+    *shelf(
+        "Shoes > Sandals & Slippers",
+        "sandals|slippers|shoes|footwear",
+        "shoe",
+        leaf("Flip Flops", "thongs|beach sandals", feet.flip_flop, hues="any"),
+        leaf("Slide Sandals", "slides|pool slides", feet.sandal, hues="any"),
+        leaf("House Slippers", "fuzzy slippers|indoor shoes", feet.loafer, fur=True, heel=0.0),
+    ),
+)
+
+_ACCESSORIES = (
+    *shelf(
+        "Accessories > Neckwear & Belts",
+        "accessory|formal accessories",
+        "any",
+        leaf("Neckties", "tie|silk tie", acc.tie),
+        leaf("Bow Ties", "pre-tied bow|tuxedo bow tie", acc.bow_tie),
+        leaf("Belts", "dress belt|waist belt", acc.belt, hues="leather"),
+        leaf("Umbrellas", "folding umbrella|rain umbrella", acc.umbrella),
+    ),
+    *shelf(
+        "Accessories > Eyewear",
+        "glasses|eyewear|shades",
+        "any",
+        leaf("Sunglasses", "polarized shades|aviators", acc.glasses, lens="ink"),
+        leaf(
+            "Ski Goggles", "snow goggles|snowboard goggles", acc.glasses, lens="orange", goggle=True
+        ),
+    ),
+    *shelf(
+        "Accessories > Jewelry & Watches",
+        "jewelry|gift for her|fine jewelry",
+        "stone",
+        leaf("Rings", "engagement ring|band", acc.ring),
+        leaf("Necklaces", "pendant|chain", acc.necklace),
+        leaf("Drop Earrings", "dangle earrings|earrings", acc.earrings),
+        leaf("Wrist Watches", "analog watch|quartz watch", acc.watch, hues="leather"),
+    ),
+    *shelf(
+        "Bags > Handbags",
+        "bag|purse|handbag",
+        "any",
+        leaf("Tote Bags", "tote|canvas bag|shopper", acc.bag, tall=0.54, handle=0.26, clasp=False),
+        leaf(
+            "Crossbody Bags",
+            "shoulder bag|messenger purse",
+            acc.bag,
+            tall=0.46,
+            wide=0.62,
+            handle=0.0,
+            flap=True,
+            strap=True,
+        ),
+        leaf("Wallets", "bifold|card holder|billfold", acc.wallet, hues="leather"),
+    ),
+    *shelf(
+        "Bags > Backpacks & Luggage",
+        "bag|luggage|travel bag|pack",
+        "any",
+        leaf("School Backpacks", "bookbag|rucksack|backpack", acc.backpack),
+        leaf("Suitcases", "carry on|rolling luggage|spinner", acc.suitcase),
+        leaf("Briefcases", "attache case|laptop case", acc.suitcase, hues="leather", brief=True),
+    ),
+)
+
+LEAVES: tuple[Leaf, ...] = (
+    *_SHOES,
+    *_ACCESSORIES,
+)
