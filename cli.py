@@ -95,7 +95,7 @@ def _device_option(command: Command) -> Command:
 def _fit_options(command: Command) -> Command:
     """Add the options of a training run that fit and compare share."""
     options = [
-        click.option("--epochs", default=20, show_default=True, help="Most passes over the items."),
+        click.option("--epochs", default=12, show_default=True, help="Most passes over the items."),
         click.option(
             "--batch-size",
             type=int,
@@ -235,10 +235,9 @@ def plan(workspace: Path, pretrained: str | None, model: str, **options: Any) ->
 @click.option(
     "--workers",
     "num_workers",
-    default=4,
-    show_default=True,
+    default=min(8, os.cpu_count() or 1),
     type=click.IntRange(min=1),
-    help="Threads that read and decode.",
+    help="Threads that read and decode.  [default: the number of cores, at most 8]",
 )
 @click.option(
     "--max-bad",

@@ -277,7 +277,7 @@ def embed(
     *,
     with_labels: bool,
     batch_size: int = 256,
-    num_workers: int = 4,
+    num_workers: int = 2,
     max_bad: float = 0.05,
     redo: bool = False,
 ) -> None:

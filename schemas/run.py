@@ -35,7 +35,7 @@ class FitConfig:
     """Hidden layers of the MLP."""
     dropout: float = 0.1
     """In the MLP."""
-    epochs: int = 20
+    epochs: int = 12
     """Planned passes over the train items; early stopping may end sooner."""
     patience: int = 5
     """Epochs without a better val/top1 after which training stops."""

@@ -40,7 +40,6 @@ from pipeline.demo.titles import make_title
 MODEL_NAME = "shelfwise-tiny"
 CONFIG_PATH = Path(__file__).with_name(f"{MODEL_NAME}.json")
 NUM_TITLES = 3
-SHELF_WEIGHT = 0.5
 BATCH_ROWS = 128
 PEAK_LR, WEIGHT_DECAY, WARMUP_STEPS = 2.5e-3, 0.05, 100
 EVAL_SEED_STEP, EVAL_PAIRS = 1000, 4000
@@ -253,10 +252,8 @@ def _step(
     title_emb, name_emb, shelf_emb = (
         encode_captions(model, pairs.tokens[rows, column]) for column in columns
     )
-    by_picture = [clip_loss(image_emb, emb, scale) for emb in (title_emb, name_emb, shelf_emb)]
-    # Pictures teach that a wine bottle looks like shampoo; that it stands by the groceries is in
-    # no picture. Web text teaches that to CLIP, the shelf's name stands for it here.
-    return sum(by_picture) / 3 + SHELF_WEIGHT * clip_loss(name_emb, shelf_emb, scale)
+    losses = [clip_loss(image_emb, emb, scale) for emb in (title_emb, name_emb, shelf_emb)]
+    return sum(losses) / 3
 
 
 def encode_captions(model: Any, tokens: np.ndarray[Any, np.dtype[np.uint16]]) -> torch.Tensor:
