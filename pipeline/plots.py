@@ -40,7 +40,7 @@ def plot_compare(metrics: dict[str, list[Metrics]]) -> bytes:
     for count in range(TOP + 1):
         severity.barh(0, 0, color=colors[count], label=str(count))
     severity.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=6, frameon=False)
-    severity.set_xlim(0, 118)
+    severity.set_xlim(0, 126)
     severity.set_xticks(range(0, 101, 20))
     severity.set_xlabel("percent of test items by how many of their top 5 are in range")
     buffer = io.BytesIO()

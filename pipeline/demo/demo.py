@@ -63,6 +63,7 @@ def run_demo(workspace: Path, *, num_items: int = 20_000, device: str = "auto") 
         f"Done in {duration(time.monotonic() - started)}.\n"
         f"  look at: {picture} (the tables as a picture), {markdown}, {catalog / 'images'}\n"
         f"  curves:  tensorboard --logdir {workspace / 'runs'}\n"
-        f'  next:    python cli.py neighbors --show "Rain Boots"{option}\n'
+        f"  next:    . .venv/bin/activate\n"
+        f'           python cli.py neighbors --show "Rain Boots"{option}\n'
         f"           python cli.py compare --seeds 3{option}"
     )
