@@ -253,7 +253,7 @@ def _step(
         encode_captions(model, pairs.tokens[rows, column]) for column in columns
     )
     losses = [clip_loss(image_emb, emb, scale) for emb in (title_emb, name_emb, shelf_emb)]
-    return sum(losses) / 3
+    return torch.stack(losses).mean()
 
 
 def encode_captions(model: Any, tokens: np.ndarray[Any, np.dtype[np.uint16]]) -> torch.Tensor:
