@@ -1,28 +1,87 @@
-"""Read an items catalog: Parquet with image bytes or paths, or CSV with image paths.
+"""Read an items catalog: Parquet with image bytes or paths, CSV with paths, or WebDataset tars.
 
 Columns: item_id, title, label_id, either `image` (encoded bytes) or `image_path`, and optionally
-split. Streams: one batch of rows in memory at a time, whatever the catalog's size.
+split. Local paths and fsspec URLs. Streams: one batch of rows in memory at a time, whatever the
+catalog's size.
 """
 
-import contextlib
-import hashlib
+import errno
+import os
 import re
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
+from pipeline import tables, webdataset
+from pipeline.locations import (
+    absolute,
+    filesystem,
+    find_files,
+    is_folder,
+    is_url,
+    num_bytes,
+    reading,
+)
+from pipeline.webdataset import MAX_PICTURE_BYTES, is_tar
 from schemas.errors import CatalogError, SourceChangedError
 from schemas.plan import ItemsSource, SourceFile
 
-REQUIRED_COLUMNS = ("item_id", "title", "label_id")
-BATCH_ROWS = 1024
-_TRAILER_BYTES = 8  # a Parquet file ends with its footer's length and the letters PAR1
-_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+BATCH_BYTES = 64 << 20  # of pictures out of a tar
+_URL = r"^[a-z][a-z0-9+.-]*://"
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """A picture file below the image root; may be sent to another process."""
+
+    root: str
+    """Folder or URL."""
+    path: str
+    """Of the file below the root; of a local file, with links resolved."""
+
+    def read(self) -> bytes:
+        """Return the content of the file.
+
+        Raises: FileNotFoundError if there is none; OSError, with the reason in `strerror`, if it
+            is no regular file, larger than 512 MB or cannot be read.
+        """
+        return self._read_url() if is_url(self.root) else self._read_local()
+
+    def _read_local(self) -> bytes:
+        def open_at_once(path: str, flags: int) -> int:
+            return os.open(path, flags | os.O_NONBLOCK)  # else a FIFO waits for a writer
+
+        path = os.path.join(self.root, self.path)
+        with open(path, "rb", buffering=0, opener=open_at_once) as handle:
+            status = os.fstat(handle.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", path)
+            if status.st_size > MAX_PICTURE_BYTES:
+                raise _too_large(path)
+            return handle.read()
+
+    def _read_url(self) -> bytes:
+        try:
+            fs, root = filesystem(self.root)
+            path = f"{root.rstrip('/')}/{self.path}"
+            data: bytes = fs.cat_file(path, start=0, end=MAX_PICTURE_BYTES + 1)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every file system has its own
+            reason = str(error) or type(error).__name__
+            raise OSError(errno.EIO, reason, f"{self.root}/{self.path}") from error
+        if len(data) > MAX_PICTURE_BYTES:
+            raise _too_large(path)
+        return data
+
+
+def _too_large(path: str) -> OSError:
+    return OSError(errno.EFBIG, f"larger than {MAX_PICTURE_BYTES >> 20} MB", path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,227 +92,159 @@ class RawItem:
     """None where title_error says why."""
     title_error: str | None
     """Why there is no title."""
-    image: bytes | Path | None
+    image: bytes | PictureFile | None
     """Encoded picture or the file that holds it; None where image_error says why."""
     image_error: str | None
     """Why there is no picture."""
 
 
-def find_items(path: Path, root: Path | None) -> ItemsSource:
+def find_items(path: str | Path, root: str | Path | None) -> ItemsSource:
     """Describe a catalog: its files with digests and where its pictures are.
 
     Args:
-        path: a .parquet or .csv file, or a folder of .parquet files.
-        root: folder of relative image paths; None for the folder of the items.
+        path: a .parquet, .csv or .tar file, a folder of .parquet or of .tar files, a glob, or a
+            name with braces; local or a URL.
+        root: folder or URL of relative image paths; None for the folder of the items.
     Raises: CatalogError if there is no such file, a column is missing or it cannot be read.
     """
-    if path.is_dir():
-        files = sorted(path.glob("*.parquet"))
-    else:
-        files = [path] if path.is_file() else []
+    place = absolute(path)
+    files, folder = find_files(place, (".parquet", *webdataset.SUFFIXES))
     if not files:
         raise CatalogError(
-            "no items found: expected a .parquet or .csv file, or a folder of .parquet files",
-            where=str(path),
+            "no items found: expected a .parquet, .csv or .tar file, or a folder of .parquet or "
+            "of .tar files",
+            where=place,
             fix="pass the catalog with --items",
         )
-    if root is not None and not root.is_dir():
-        raise CatalogError("no such folder", where=str(root), fix="correct --items-root")
-    columns = [_columns(file) for file in files]
-    for file, names in zip(files, columns, strict=True):
-        _check_columns(file, names)
-    has_bytes = {"image" in names for names in columns}
+    if len({is_tar(file) for file in files}) > 1:
+        raise CatalogError(
+            "some files are tars and some are tables",
+            where=place,
+            fix=f"name those that are meant, such as --items '{folder}/*.tar'",
+        )
+    has_bytes = {is_tar(file) or "image" in tables.column_names(file) for file in files}
     if len(has_bytes) > 1:
         raise CatalogError(
             "some files have the column `image` and some have not",
-            where=str(path),
+            where=place,
             fix="give all files the same columns",
         )
-    folder = path if path.is_dir() else path.parent
     return ItemsSource(
         files=tuple(_describe(file) for file in files),
-        root=str((root or folder).resolve()),
+        root=_image_root(folder, root),
         has_image_bytes=has_bytes.pop(),
     )
 
 
-def _columns(file: Path) -> list[str]:
-    if file.suffix == ".parquet":
-        with _reading(file):
-            schema = pq.read_schema(file)
-        _check_types(file, schema)
-        return list(schema.names)
-    if file.suffix == ".csv":
-        with _reading(file), pa.csv.open_csv(file) as reader:
-            return list(reader.schema.names)
-    raise CatalogError(
-        f"unknown file type {file.suffix!r}, expected .parquet or .csv",
-        where=str(file),
-        fix="convert it, or rename it if it is one of these",
-    )
+def _image_root(folder: str, root: str | Path | None) -> str:
+    place = folder if root is None else absolute(root)
+    if not is_url(place):
+        place = os.path.realpath(place)
+    # A web server lists no folders, so there is nothing to check.
+    if root is not None and not place.lower().startswith("http") and not is_folder(place):
+        raise CatalogError("no such folder", where=place, fix="correct --items-root")
+    return place
 
 
-@contextlib.contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Turn whatever Arrow raises on a broken file into one error (a bad page is an OSError)."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise CatalogError(
-            f"cannot be read: {error}", where=str(file), fix="write the file again"
-        ) from error
+def _describe(file: str) -> SourceFile:
+    num_rows, sha256 = (webdataset if is_tar(file) else tables).describe(file)
+    with reading(file):
+        return SourceFile(path=file, num_bytes=num_bytes(file), num_rows=num_rows, sha256=sha256)
 
 
-def _check_types(file: Path, schema: pa.Schema) -> None:
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    binaries = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    allowed = {
-        "title": (*texts, *binaries, pa.types.is_null),
-        "image": (*binaries, pa.types.is_null),
-        "image_path": (*texts, *binaries, pa.types.is_null),
-    }
-    for name, checks in allowed.items():
-        if name in schema.names and not any(check(schema.field(name).type) for check in checks):
-            wanted = "the encoded bytes" if name == "image" else "text"
-            raise CatalogError(
-                f"column {name} has the type {schema.field(name).type}, expected {wanted}",
-                where=str(file),
-                fix=f"write {wanted} in a plain column; for a struct of bytes and path, its bytes",
+def check_unchanged(source: ItemsSource, numbers: Iterable[int] | None = None) -> None:
+    """Refuse a catalog that is no longer the planned one.
+
+    Args:
+        source: the planned catalog.
+        numbers: positions in source.files to check; None for all. A tar costs a walk over its
+            headers, so a shard should name the files it reads.
+    Raises: SourceChangedError naming the file and what differs; CatalogError if a file or the
+        file system of the image root cannot be reached.
+    """
+    if is_url(source.root):
+        filesystem(source.root)
+    for number in range(len(source.files)) if numbers is None else numbers:
+        file = source.files[number]
+        problem = _change(file)
+        if problem:
+            raise SourceChangedError(
+                problem,
+                where=file.path,
+                fix="restore the file, or run `python cli.py plan ... --force` to plan the new one",
             )
 
 
-def _check_columns(file: Path, names: Sequence[str]) -> None:
-    missing = [name for name in REQUIRED_COLUMNS if name not in names]
-    if "image" not in names and "image_path" not in names:
-        missing.append("image_path (or image, with the encoded bytes)")
-    if missing:
-        raise CatalogError(
-            f"missing columns: {', '.join(missing)}; found: {', '.join(names)}",
-            where=str(file),
-            fix="rename or add the columns; see the README, section `plan`",
-        )
-    if "image" in names and file.suffix == ".csv":
-        raise CatalogError(
-            "column `image` holds bytes, which a CSV cannot",
-            where=str(file),
-            fix="name the picture files in a column `image_path`",
-        )
-
-
-def _describe(file: Path) -> SourceFile:
-    if file.suffix == ".parquet":
-        num_rows = pq.read_metadata(file).num_rows
-    else:
-        num_rows = sum(len(batch) for batch in _csv_batches(file, ["item_id"]))
-    return SourceFile(
-        path=str(file.resolve()),
-        num_bytes=file.stat().st_size,
-        num_rows=num_rows,
-        sha256=_file_sha256(file),
-    )
-
-
-def _file_sha256(file: Path) -> str:
-    """Hash what a rewrite of the file would change: all of a CSV, the footer of a Parquet file."""
-    with file.open("rb") as handle:
-        if file.suffix != ".parquet":
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-        handle.seek(-_TRAILER_BYTES, 2)
-        footer_bytes = int.from_bytes(handle.read(4), "little")
-        handle.seek(-_TRAILER_BYTES - footer_bytes, 2)
-        return hashlib.sha256(handle.read()).hexdigest()
-
-
-def check_unchanged(source: ItemsSource) -> None:
-    """Refuse a catalog that is no longer the planned one.
-
-    Raises: SourceChangedError naming the file and what differs.
-    """
-    for file in source.files:
-        path = Path(file.path)
-        if not path.is_file():
-            problem = "items file is gone"
-        elif path.stat().st_size != file.num_bytes:
-            problem = f"items file has {path.stat().st_size} bytes, planned were {file.num_bytes}"
-        elif _file_sha256(path) != file.sha256:
-            problem = "items file has other content than planned"
-        else:
-            continue
-        raise SourceChangedError(
-            problem,
-            where=file.path,
-            fix="restore the file, or run `python cli.py plan ... --force` to plan the new one",
-        )
+def _change(file: SourceFile) -> str | None:
+    with reading(file.path):
+        try:
+            size = num_bytes(file.path)
+        except FileNotFoundError:
+            return "items file is gone"
+    if size != file.num_bytes:
+        return f"items file has {size} bytes, planned were {file.num_bytes}"
+    sha256 = webdataset.describe(file.path)[1] if is_tar(file.path) else tables.digest(file.path)
+    return None if sha256 == file.sha256 else "items file has other content than planned"
 
 
 def scan(source: ItemsSource) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield every file's number and rows without pictures, in plan order, for planning.
 
-    Columns item_id, label_id, split and image_path come as strings (the last two where present),
-    title as bytes, because it may not be UTF-8.
+    Columns item_id, label_id, split (null where there is none) and image_path (where pictures are
+    files) come as strings, title as bytes, because it may not be UTF-8.
     Raises: CatalogError on ids that are not UTF-8, image URLs or broken files.
     """
     for number, file in enumerate(source.files):
-        path = Path(file.path)
-        wanted = [*REQUIRED_COLUMNS, "split"] + ([] if source.has_image_bytes else ["image_path"])
-        names = [name for name in wanted if name in _columns(path)]
-        for batch in _batches(path, names):
+        for batch in _scanned(file.path, source):
             columns = {
-                name: _as_binary(batch[name]) if name == "title" else _as_string(batch, name, path)
-                for name in names
+                name: tables.as_binary(batch[name])
+                if name == "title"
+                else _as_string(batch, name, file.path)
+                for name in batch.schema.names
             }
             if "image_path" in columns:
-                _refuse_urls(columns["image_path"], path)
+                _refuse_urls(columns["image_path"], file.path, source.root)
             if "split" in columns:  # a blank cell of a CSV
                 split = columns["split"]
                 columns["split"] = pc.if_else(pc.equal(split, ""), None, split)
+            else:
+                columns["split"] = pa.nulls(len(batch), pa.string())
             yield number, pa.RecordBatch.from_pydict(columns)
 
 
-def _batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
-    if path.suffix == ".parquet":
-        with _reading(path), pq.ParquetFile(path) as file:
-            yield from file.iter_batches(65536, columns=names)
-    else:
-        yield from _csv_batches(path, names)
+def _scanned(file: str, source: ItemsSource) -> Iterator[pa.RecordBatch]:
+    if is_tar(file):
+        return webdataset.batches(file)
+    wanted = [*tables.REQUIRED_COLUMNS, "split"]
+    if not source.has_image_bytes:
+        wanted.append("image_path")
+    found = tables.column_names(file)
+    return tables.batches(file, [name for name in wanted if name in found])
 
 
-def _csv_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
-    # As binary: Arrow would stop the whole file at the first byte that is not UTF-8.
-    options = pa.csv.ConvertOptions(
-        include_columns=names, column_types={name: pa.binary() for name in names}
-    )
-    parsing = pa.csv.ParseOptions(newlines_in_values=True)
-    with (
-        _reading(path),
-        pa.csv.open_csv(path, convert_options=options, parse_options=parsing) as reader,
-    ):
-        yield from reader
-
-
-def _as_binary(column: pa.Array) -> pa.Array:
-    return column if pa.types.is_binary(column.type) else column.cast(pa.binary())
-
-
-def _as_string(batch: pa.RecordBatch, name: str, path: Path) -> pa.Array:
+def _as_string(batch: pa.RecordBatch, name: str, file: str) -> pa.Array:
     try:
         strings = batch[name].cast(pa.string())
         strings.validate(full=True)
     except pa.ArrowException as error:
         raise CatalogError(
             f"column {name} is not text: {error}",
-            where=str(path),
+            where=file,
             fix=f"write {name} as UTF-8 text or integers",
         ) from error
     return strings
 
 
-def _refuse_urls(image_paths: pa.Array, path: Path) -> None:
-    urls = image_paths.filter(pc.match_substring_regex(image_paths, _URL.pattern, ignore_case=True))
+def _refuse_urls(image_paths: pa.Array, file: str, root: str) -> None:
+    are_urls = pc.match_substring_regex(image_paths, _URL, ignore_case=True)
+    if is_url(root) and not root.lower().startswith("http"):
+        are_below = pc.starts_with(image_paths, f"{root}/")
+        are_urls = pc.and_not(are_urls, are_below)
+    urls = image_paths.filter(are_urls)
     if len(urls):
         raise CatalogError(
             f"{len(urls)} image paths are URLs, the first {urls[0].as_py()!r}",
-            where=f"{path} column image_path",
+            where=f"{file} column image_path",
             fix="download the pictures first (img2dataset does it well), then give their paths",
         )
 
@@ -268,74 +259,87 @@ def read_rows(
         source_file: position in source.files.
         start: first row within the file.
         stop: the row after the last.
+    Raises: CatalogError if the file is broken.
     """
-    path = Path(source.files[source_file].path)
-    picture = "image" if source.has_image_bytes else "image_path"
-    root = Path(source.root)
-    for batch in _row_range(path, ["title", picture], start, stop):
-        titles = _as_binary(batch["title"]).to_pylist()
-        pictures = _as_binary(batch[picture]).to_pylist()
+    file = source.files[source_file].path
+    if is_tar(file):
+        yield from _tar_rows(file, start, stop)
+        return
+    for part in tables.rows(file, start, stop, has_image_bytes=source.has_image_bytes):
         yield [
-            _raw_item(title, image, root, has_bytes=source.has_image_bytes)
-            for title, image in zip(titles, pictures, strict=True)
+            _raw_item(title, None, *_picture(image, path, source.root))
+            for title, image, path in part
         ]
 
 
-def _row_range(path: Path, names: list[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
-    if path.suffix == ".parquet":
-        with _reading(path), pq.ParquetFile(path) as file:
-            first = 0  # first row of the row group
-            groups = []
-            for group in range(file.num_row_groups):
-                after = first + file.metadata.row_group(group).num_rows
-                if first < stop and after > start:
-                    groups.append(group)
-                if after <= start:
-                    skipped = after
-                first = after
-            offset = skipped if groups and groups[0] > 0 else 0
-            batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names)
-            yield from _cut(batches, offset, start, stop)
-    else:
-        yield from _cut(_csv_batches(path, names), 0, start, stop)
+def _tar_rows(file: str, start: int, stop: int) -> Iterator[list[RawItem]]:
+    batch: list[RawItem] = []
+    size = 0
+    for sample in webdataset.rows(file, start, stop):
+        item = _raw_item(sample.title, sample.title_error, sample.image, sample.image_error)
+        batch.append(item)
+        size += len(sample.image or b"")
+        if len(batch) == tables.READ_ROWS or size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def _cut(
-    batches: Iterator[pa.RecordBatch], offset: int, start: int, stop: int
-) -> Iterator[pa.RecordBatch]:
-    """Yield the parts of the batches, the first of which begins at row `offset`, in the range."""
-    for batch in batches:
-        begin, end = max(start - offset, 0), min(stop - offset, len(batch))
-        for part in range(begin, end, BATCH_ROWS):
-            yield batch.slice(part, min(BATCH_ROWS, end - part))
-        offset += len(batch)
-        if offset >= stop:
-            return
-
-
-def _raw_item(title: bytes | None, image: bytes | None, root: Path, *, has_bytes: bool) -> RawItem:
-    text, title_error = None, None
+def _raw_item(
+    title: bytes | None,
+    title_error: str | None,
+    image: bytes | PictureFile | None,
+    image_error: str | None,
+) -> RawItem:
+    text = None
     if title is None:
-        title_error = "null"
+        title_error = title_error or "null"
     else:
         try:
             text = title.decode("utf-8")
         except UnicodeDecodeError as error:
             title_error = f"not UTF-8 at byte {error.start}"
-    found: bytes | Path | None = image
-    image_error = None
-    if not image:
-        found, image_error = None, "null" if image is None else "empty"
-    elif not has_bytes:
-        found, image_error = _confined(image, root)
-    return RawItem(title=text, title_error=title_error, image=found, image_error=image_error)
+    return RawItem(title=text, title_error=title_error, image=image, image_error=image_error)
 
 
-def _confined(name: bytes, root: Path) -> tuple[Path | None, str | None]:
+def _picture(
+    image: bytes | None, path: bytes | None, root: str
+) -> tuple[bytes | PictureFile | None, str | None]:
+    """Return an item's picture, or why there is none; the bytes come before the path."""
+    given = path if image is None else image
+    if not given:
+        return None, "null" if given is None else "empty"
+    return (given, None) if image is not None else _confined(given, root)
+
+
+def _confined(name: bytes, root: str) -> tuple[PictureFile | None, str | None]:
     try:
-        path = (root / name.decode("utf-8")).resolve()
-    except (UnicodeDecodeError, ValueError, OSError) as error:
+        text = name.decode("utf-8")
+        found = _below_url(text, root) if is_url(root) else _below_folder(text, root)
+    except (ValueError, OSError) as error:
         return None, f"path cannot be used: {error}"
-    if not path.is_relative_to(root):
+    if found is None:
         return None, "path leaves the image root"
-    return path, None
+    return PictureFile(root, found), None
+
+
+def _below_folder(name: str, root: str) -> str | None:
+    """Return the resolved path below the root, or None if it is not there."""
+    if is_url(name):
+        return None
+    real = os.path.realpath(os.path.join(root, name))
+    # In a circle of links realpath leaves what follows unresolved, links out of the root too.
+    if os.path.realpath(real) != real:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    is_below = f"{real}/".startswith(os.path.join(root, ""))
+    return os.path.relpath(real, root) if is_below else None
+
+
+def _below_url(name: str, root: str) -> str | None:
+    """Return the path below the root, or None if it might not be there."""
+    path = name.removeprefix(f"{root}/")
+    parts = re.split(r"[/\\]", unquote(path))  # a web server sees %2e%2e as ..
+    if is_url(path) or "::" in path or not parts[0] or ".." in parts:
+        return None
+    return path

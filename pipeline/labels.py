@@ -14,55 +14,52 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from pipeline.locations import absolute, file_name, is_file, open_file, reading
 from schemas.configs import digest
 from schemas.errors import CatalogError, LabelNotFoundError
 
 PATH_SEPARATOR = " > "
 
 
-def read_labels(path: Path) -> pa.Table:
+def read_labels(path: str | Path) -> pa.Table:
     """Read label_id, name and path as strings, in file order; path is null where absent.
 
+    Args:
+        path: a .parquet file, or a CSV; local or a URL that fsspec knows.
     Raises: CatalogError on a missing file or column, null or duplicate ids, null names, or a
         path that does not end with its name.
     """
-    if not path.is_file():
-        raise CatalogError("no such labels file", where=str(path), fix="pass it with --labels")
-    try:
-        if path.suffix == ".parquet":
-            table = pq.read_table(path)
+    place = absolute(path)
+    if not is_file(place):
+        raise CatalogError("no such labels file", where=place, fix="pass it with --labels")
+    with reading(place), open_file(place) as file:
+        if file_name(place).endswith(".parquet"):
+            table = pq.read_table(file)
         else:
             as_text = {name: pa.string() for name in ("label_id", "name", "path")}
-            options = pa.csv.ConvertOptions(column_types=as_text)
-            table = pa.csv.read_csv(path, convert_options=options)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+            table = pa.csv.read_csv(
+                file,
+                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pa.csv.ConvertOptions(column_types=as_text),
+            )
     missing = [name for name in ("label_id", "name") if name not in table.column_names]
     if missing:
         raise CatalogError(
             f"missing columns: {', '.join(missing)}; found: {', '.join(table.column_names)}",
-            where=str(path),
+            where=place,
             fix="give each label a label_id and a name",
         )
     paths = table["path"] if "path" in table.column_names else pa.nulls(len(table))
     columns = {"label_id": table["label_id"], "name": table["name"], "path": paths}
-    try:
+    with reading(place):
         labels = pa.table({name: column.cast(pa.string()) for name, column in columns.items()})
-    except pa.ArrowException as error:
-        raise _unreadable(path, error) from error
     blank = pc.equal(labels["path"], "")  # of a CSV's empty cell
     labels = labels.set_column(2, "path", pc.if_else(blank, None, labels["path"]))
-    _check(labels, path)
+    _check(labels, place)
     return labels
 
 
-def _unreadable(path: Path, error: Exception) -> CatalogError:
-    return CatalogError(
-        f"cannot be read: {error}", where=str(path), fix="write it as CSV or Parquet, in UTF-8"
-    )
-
-
-def _check(labels: pa.Table, path: Path) -> None:
+def _check(labels: pa.Table, place: str) -> None:
     ids, names = labels["label_id"].to_pylist(), labels["name"].to_pylist()
     paths = labels["path"].to_pylist()
     problems = {
@@ -84,7 +81,7 @@ def _check(labels: pa.Table, path: Path) -> None:
         if found:
             raise CatalogError(
                 f"{len(found)} {problem}: {', '.join(map(str, found[:3]))}",
-                where=str(path),
+                where=place,
                 fix="correct these rows",
             )
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -30,6 +31,26 @@ def test_csv_and_parquet_give_the_same_labels(tmp_path: Path) -> None:
     assert found["label_id"].to_pylist() == ["1", "02"]
     pq.write_table(found, tmp_path / "labels.parquet")
     assert read_labels(tmp_path / "labels.parquet") == found
+
+
+def test_labels_are_read_from_a_store() -> None:
+    """They stand beside the items, wherever these are."""
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/shelf/labels.csv", b'label_id,name\n1,"Boots\nand shoes"\n2,Hats\n')
+    found = read_labels("memory://shelf/labels.csv")
+    assert found["name"].to_pylist() == ["Boots\nand shoes", "Hats"]
+    with pytest.raises(CatalogError, match="no such labels file") as caught:
+        read_labels("memory://shelf/typo.csv")
+    assert caught.value.where == "memory://shelf/typo.csv"
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.parquet"])
+def test_a_labels_file_that_cannot_be_read_is_one_clear_error(tmp_path: Path, name: str) -> None:
+    """Not a stack trace from Arrow."""
+    (tmp_path / name).write_bytes(b"label_id,name\n1,caf\xe9\n2,b\n")
+    with pytest.raises(CatalogError, match="cannot be read") as caught:
+        read_labels(tmp_path / name)
+    assert caught.value.where == str(tmp_path / name)
 
 
 def test_labels_without_paths_are_fine(tmp_path: Path) -> None:
