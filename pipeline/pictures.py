@@ -2,14 +2,36 @@
 
 Read: JPEG, PNG, WebP, GIF, BMP, TIFF, in any mode Pillow knows. The first frame of an animation,
 rotated upright by its EXIF tag, transparency on white, 16 bits scaled to 8. DESIGN.md section 10.
+
+Pillow and NumPy only: worker processes import this, and start in a tenth of a second without torch.
+
+H, W height and width in pixels.
 """
 
 import io
+from collections.abc import Callable
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TILELENGTH, TILEWIDTH, TiffImageFile
+
+from schemas.plan import Preprocess
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 100
+_MAX_SCANS = 100
+_MAX_RUN_LENGTH_PIXELS = 1_000_000
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own check comes before ours
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
@@ -17,11 +39,38 @@ class PictureError(ValueError):
     """A picture that cannot be decoded; its text is the reason kept in the item's row."""
 
 
-def decode(data: bytes) -> Image.Image:
+# Scaled decoding leaves at least twice the encoder's input, and at least a quarter of the picture:
+# below that the cosine to a full decode fell under 0.999 (docs/LOG.md).
+_SCALED_GAP = 2
+_MOST_SCALED = 4
+
+
+def load(data: bytes, preprocess: Preprocess, *, is_scaled: bool) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode a picture to the encoder's input.
+
+    Args:
+        data: the encoded file.
+        preprocess: size and resize mode of the input.
+        is_scaled: let libjpeg decode at a half or a quarter where that leaves enough pixels.
+    Raises: PictureError.
+    """
+    smallest = None
+    if is_scaled and preprocess.resize_mode != "longest":
+        smallest = _SCALED_GAP * max(preprocess.size)
+    try:
+        return to_input(decode(data, smallest=smallest), preprocess)
+    except (ValueError, MemoryError, OverflowError) as error:
+        if isinstance(error, PictureError):
+            raise
+        raise PictureError(f"cannot be resized: {error}") from error
+
+
+def decode(data: bytes, *, smallest: int | None = None) -> Image.Image:
     """Decode one picture.
 
     Args:
         data: the encoded file.
+        smallest: the shorter side may be scaled down to this many pixels while decoding.
     Returns: an upright RGB image with 8 bits a channel.
     Raises: PictureError with the reason: empty, not a picture, truncated, too large.
     """
@@ -30,39 +79,140 @@ def decode(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
+            _check_cost(image, data)
+            raw_mode = _raw_mode(image)
+            if smallest is not None:
+                least = max(smallest, -(-min(image.size) // _MOST_SCALED))
+                image.draft(None, (least, least))
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return _rgb(_upright(image), raw_mode)
     except PictureError:
         raise
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"more than {MAX_PIXELS:,} pixels") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(f"too many pixels: more than {MAX_PIXELS:,}") from error
     except UnidentifiedImageError as error:
         raise PictureError(f"not a picture: starts with {data[:12]!r}") from error
-    # Pillow's parsers raise nearly anything on damaged files.
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError) as error:
-        raise PictureError(f"cannot be decoded: {error}") from error
-    except (OverflowError, ZeroDivisionError, MemoryError, NotImplementedError) as error:
-        raise PictureError(f"cannot be decoded: {type(error).__name__} {error}") from error
+    except Exception as error:  # Pillow's parsers raise anything on damaged files
+        raise PictureError(f"cannot be decoded: {error or type(error).__name__}") from error
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise PictureError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+        raise PictureError(f"too many pixels: {width} x {height}, at most {MAX_PIXELS:,}")
     if max(width, height) > MAX_ASPECT * min(width, height):
         # Its shorter side scaled up to the encoder's input would take gigabytes.
         raise PictureError(
-            f"{width} x {height} pixels, more than {MAX_ASPECT} times as long as wide"
+            f"too narrow: {width} x {height} pixels, one side at most {MAX_ASPECT} times the other"
         )
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+def _check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
+    """Refuse small files that take minutes or gigabytes to decode."""
+    num_pixels = image.width * image.height
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_SCANS:
+        raise PictureError(f"too many scans: more than {_MAX_SCANS} in a JPEG")
+    if image.tile and image.tile[0][0] == "bmp_rle" and num_pixels > _MAX_RUN_LENGTH_PIXELS:
+        raise PictureError("too many pixels: a run-length BMP is decoded byte by byte")
+    if isinstance(image, TiffImageFile):
+        tile = image.tag_v2.get(TILEWIDTH, 0) * image.tag_v2.get(TILELENGTH, 0)
+        if tile > 4 * num_pixels + 2**20:
+            raise PictureError("too many pixels: a TIFF tile larger than the picture")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF tag says; one whose EXIF is damaged stays as it is.
+
+    ImageOps.exif_transpose writes the whole block anew, and fails on one odd tag of it.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a damaged block makes Pillow raise anything
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """Return how the file stores a pixel, which decides what white is."""
+    args = image.tile[0][3] if image.tile else None
+    raw_mode = args[0] if isinstance(args, tuple) and args else args
+    inverted = (
+        isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
+    )
+    return f"{raw_mode}{' inverted' if inverted else ''}"
+
+
+def _rgb(image: Image.Image, raw_mode: str) -> Image.Image:
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and key is None:
         return image
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
-        # Pillow clips at 255 instead of scaling: a 16-bit photo would come out white.
-        return image.convert("I").point(lambda value: value / 257.0).convert("L").convert("RGB")
+    if image.mode.startswith("I"):
+        return _from_16_bits(image, raw_mode, key)
+    if image.mode == "L" and isinstance(key, int):
+        # Pillow scales 2 and 4 bits of gray up to 8, but not the transparent one among them.
+        image.info["transparency"] = key * {"L;2": 85, "L;4": 17}.get(raw_mode, 1)
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(canvas, image).convert("RGB")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(image, mask=image.getchannel("A"))
+        return canvas
     return image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image, raw_mode: str, key: object) -> Image.Image:
+    """Scale to 8 bits: Pillow clips at 255, and a 16-bit photo would come out white."""
+    values = np.asarray(image)
+    white = 4095 if raw_mode.startswith("I;12") else 65535
+    gray = np.clip(values.astype(np.float32) * (255 / white), 0, 255).astype(np.uint8)
+    if raw_mode.endswith("inverted"):
+        gray = 255 - gray
+    if isinstance(key, int):
+        gray[values == key] = 255
+    return Image.fromarray(gray).convert("RGB")
+
+
+def to_input(image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "H W 3"]:
+    """Resize and crop an RGB image as open_clip does, before its normalization.
+
+    Its transforms are torchvision's on Pillow images; a test compares them pixel by pixel.
+    """
+    height, width = preprocess.size
+    mode = preprocess.resize_mode
+    if mode == "squash":
+        return np.asarray(image.resize((width, height), _filter(preprocess)))
+    if mode == "longest":
+        image = image.resize(_kept_ratio(image, preprocess, max), _filter(preprocess))
+    elif height == width:
+        short = min(image.size)
+        # As torchvision: the longer side rounds down.
+        size = (int(height * image.width / short), int(height * image.height / short))
+        if image.size != size:
+            image = image.resize(size, _filter(preprocess))
+    else:  # open_clip forgets the interpolation here
+        image = image.resize(_kept_ratio(image, preprocess, min), Image.Resampling.BICUBIC)
+    fill = preprocess.fill_color if mode == "longest" else 0
+    return np.asarray(_center(image, width, height, fill))
+
+
+def _filter(preprocess: Preprocess) -> Image.Resampling:
+    return Image.Resampling[preprocess.interpolation.upper()]
+
+
+def _kept_ratio(
+    image: Image.Image, preprocess: Preprocess, choose: Callable[[float, float], float]
+) -> tuple[int, int]:
+    height, width = preprocess.size
+    ratio = choose(image.height / height, image.width / width)
+    return max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
+
+
+def _center(image: Image.Image, width: int, height: int, fill: int) -> Image.Image:
+    """Crop the center; pad first where the image is smaller, the odd pixel right and below."""
+    if image.width < width or image.height < height:
+        size = (max(width, image.width), max(height, image.height))
+        canvas = Image.new("RGB", size, (fill,) * 3)
+        canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+        image = canvas
+    top, left = round((image.height - height) / 2.0), round((image.width - width) / 2.0)
+    return image.crop((left, top, left + width, top + height))
