@@ -1,8 +1,25 @@
-"""Choose where torch computes."""
+"""Where torch computes, and how data gets there and back.
 
+B batch.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from schemas.errors import ConfigError
+
+_IN_FLIGHT = 3
+
+
+def all_devices() -> list[str]:
+    """Return every local GPU, else the CPU."""
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -22,3 +39,55 @@ def pick_device(name: str) -> torch.device:
             fix=f"use auto, cpu or one of {torch.cuda.device_count()} CUDA devices",
         ) from error
     return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether the hardware multiplies bfloat16; elsewhere it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+class Staging:
+    """Brings batches to a device and results back while it computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Name the device."""
+        self._device = device
+
+    def map(
+        self,
+        function: Callable[[Tensor], Tensor],
+        batches: Iterable[Shaped[np.ndarray, "B ..."]],
+    ) -> Iterator[Shaped[np.ndarray, "B ..."]]:
+        """Yield function(batch) for every batch, in order.
+
+        On a GPU, copies go through pinned memory and nothing waits for a batch before three more
+        are under way.
+        """
+        if self._device.type != "cuda":
+            for batch in batches:
+                yield function(torch.from_numpy(batch).to(self._device)).cpu().numpy()
+            return
+        in_flight: deque[tuple[Tensor, torch.cuda.Event]] = deque()
+        for batch in batches:
+            pinned = torch.from_numpy(batch).pin_memory()
+            result = function(pinned.to(self._device, non_blocking=True))
+            back = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+            back.copy_(result, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(torch.cuda.current_stream(self._device))
+            in_flight.append((back, done))
+            if len(in_flight) > _IN_FLIGHT:
+                yield _finished(*in_flight.popleft())
+        while in_flight:
+            yield _finished(*in_flight.popleft())
+
+
+def _finished(result: Tensor, done: torch.cuda.Event) -> Shaped[np.ndarray, "B ..."]:
+    done.synchronize()
+    return result.numpy()

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from pipeline import encoder as encoder_module
 from pipeline.encoder import BUNDLED_MODEL, MAX_TITLE_CHARS, Encoder, load_encoder, resolve
+from pipeline.pictures import to_input
 from schemas.errors import ConfigError, EncoderError
 from schemas.plan import EncoderSpec
 
@@ -26,7 +28,16 @@ def spec(small_model: Path) -> EncoderSpec:
 
 @pytest.fixture(scope="session")
 def encoder(spec: EncoderSpec) -> Encoder:
-    return load_encoder(spec, "cpu")
+    return load_encoder(spec, "cpu", "float32")
+
+
+def embed_images(encoder: Encoder, pixels: np.ndarray) -> np.ndarray:
+    (found,) = encoder.encode_images([pixels])
+    return found
+
+
+def embed_texts(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    return encoder.encode_texts(texts, batch_size=3)
 
 
 def picture(seed: int, size: tuple[int, int] = (50, 40)) -> Image.Image:
@@ -43,42 +54,102 @@ def test_embeddings_are_open_clips_own(small_model: Path, encoder: Encoder) -> N
     with torch.inference_mode():
         expected = model.encode_image(torch.stack([transform(each) for each in images]))
         expected_text = model.encode_text(open_clip.get_tokenizer(name)(TITLES))
-    found = encoder.encode_images(np.stack([encoder.preprocess(each) for each in images]))
+    found = embed_images(
+        encoder, np.stack([to_input(each, encoder.spec.preprocess) for each in images])
+    )
     unit = torch.nn.functional.normalize(expected, dim=-1).numpy()
     np.testing.assert_allclose(found, unit, atol=1e-5)
     unit_text = torch.nn.functional.normalize(expected_text, dim=-1).numpy()
-    np.testing.assert_allclose(encoder.encode_texts(TITLES), unit_text, atol=1e-5)
+    np.testing.assert_allclose(embed_texts(encoder, TITLES), unit_text, atol=1e-5)
 
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
-def test_preprocessing_is_open_clips_own(spec: EncoderSpec, resize_mode: str) -> None:
-    """Pixel for pixel, before normalization, in each of its modes."""
-    preprocess = replace(spec.preprocess, resize_mode=resize_mode)
-    encoder = load_encoder(replace(spec, preprocess=preprocess), "cpu")
-    transform = open_clip.transform.image_transform(
-        preprocess.size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=resize_mode
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_preprocessing_is_open_clips_own(
+    spec: EncoderSpec, resize_mode: str, interpolation: str, size: tuple[int, int]
+) -> None:
+    """Pixel for pixel, before normalization, in each of its modes, for pictures of any shape."""
+    preprocess = replace(
+        spec.preprocess,
+        resize_mode=resize_mode,
+        interpolation=interpolation,
+        size=size,
+        fill_color=9,
     )
-    image = picture(0)
-    expected = transform(image).permute(1, 2, 0).numpy() * 255
-    np.testing.assert_array_equal(encoder.preprocess(image), expected.round().astype(np.uint8))
+    transform = open_clip.transform.image_transform(
+        preprocess.size,
+        is_train=False,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        resize_mode=resize_mode,
+        interpolation=interpolation,
+        fill_color=9,
+    )
+    shapes = [
+        (50, 40),
+        (41, 97),
+        (10, 7),
+        (32, 32),
+        (33, 32),
+        (24, 40),
+        (1, 1),
+        (300, 5),
+        (500, 333),
+    ]
+    for seed, shape in enumerate(shapes):
+        image = picture(seed, shape)
+        expected = transform(image).permute(1, 2, 0).numpy() * 255
+    np.testing.assert_array_equal(to_input(image, preprocess), expected.round().astype(np.uint8))
 
 
 def test_embeddings_have_unit_length_and_do_not_depend_on_the_batch(encoder: Encoder) -> None:
     """Cosines are inner products from here on."""
-    pixels = np.stack([encoder.preprocess(picture(seed)) for seed in range(5)])
-    together = encoder.encode_images(pixels)
-    alone = np.concatenate([encoder.encode_images(pixels[i : i + 1]) for i in range(5)])
+    pixels = np.stack([to_input(picture(seed), encoder.spec.preprocess) for seed in range(5)])
+    together = embed_images(encoder, pixels)
+    alone = np.concatenate(list(encoder.encode_images(pixels[i : i + 1] for i in range(5))))
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     assert together.dtype == np.float32
+
+
+def test_titles_come_back_in_their_own_order(encoder: Encoder) -> None:
+    """They are sorted by length for speed, in batches of any size; nobody may notice."""
+    titles = [" ".join(["boots"] * (7 * i % 11)) + f" {i}" for i in range(20)]
+    alone = np.concatenate([embed_texts(encoder, [title]) for title in titles])
+    for batch_size in (1, 3, 50):
+        np.testing.assert_allclose(encoder.encode_texts(titles, batch_size), alone, atol=1e-5)
+    assert encoder.encode_texts([], 3).shape == (0, 24)
+
+
+def test_bfloat16_is_taken_where_it_gives_the_same_embeddings(
+    spec: EncoderSpec, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hardware decides the speed, not the result; the commit says which it was."""
+    monkeypatch.setattr(encoder_module, "has_bfloat16", lambda device: True)
+    low = load_encoder(spec, "cpu")
+    assert low.compute_dtype == "bfloat16"
+    pixels = np.stack([to_input(picture(seed), spec.preprocess) for seed in range(5)])
+    pairs = [
+        (embed_images(low, pixels), embed_images(encoder, pixels)),
+        (embed_texts(low, TITLES), embed_texts(encoder, TITLES)),
+    ]
+    for found, expected in pairs:
+        assert (found * expected).sum(axis=1).min() > 0.999
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    monkeypatch.setattr(encoder_module, "_MIN_COSINE", 1.1)
+    assert load_encoder(spec, "cpu").compute_dtype == "float32"
+    assert load_encoder(spec, "cpu", "bfloat16").compute_dtype == "bfloat16"
+    monkeypatch.setattr(encoder_module, "has_bfloat16", lambda device: False)
+    assert load_encoder(spec, "cpu").compute_dtype == "float32"
 
 
 def test_a_huge_title_is_cut_not_chewed(encoder: Encoder) -> None:
     """One word of 100 kB would take the tokenizer minutes."""
     words = "boots " * 20_000
     short = "boots " * 30
-    np.testing.assert_array_equal(encoder.encode_texts([words]), encoder.encode_texts([short]))
-    assert np.isfinite(encoder.encode_texts(["x" * 100_000])).all()
+    np.testing.assert_array_equal(embed_texts(encoder, [words]), embed_texts(encoder, [short]))
+    assert np.isfinite(embed_texts(encoder, ["x" * 100_000])).all()
     assert MAX_TITLE_CHARS > 20 * 77
 
 
@@ -94,7 +165,7 @@ def test_a_plan_loads_where_the_model_registry_does_not_know_the_model(spec: Enc
     """The architecture travels in the plan, so a node needs the weights' file and no more."""
     assert spec.architecture["vision_cfg"]["width"] == 32
     moved = replace(spec, model="hf-hub:somebody/something")
-    assert load_encoder(moved, "cpu").encode_texts(["x"]).shape == (1, 24)
+    assert embed_texts(load_encoder(moved, "cpu"), ["x"]).shape == (1, 24)
 
 
 def test_changed_weights_are_refused(tmp_path: Path, small_model: Path) -> None:
@@ -132,7 +203,7 @@ def test_a_local_checkpoint_loads(
         torch.save(
             {"state_dict": bundled_state, "epoch": 3} if "wrapped" in name else bundled_state, path
         )
-    encoder = load_encoder(resolve(BUNDLED_MODEL, str(path)), "cpu")
+    encoder = load_encoder(resolve(BUNDLED_MODEL, str(path)), "cpu", "float32")
     np.testing.assert_array_equal(
         encoder._model.state_dict()["positional_embedding"], bundled_state["positional_embedding"]
     )
@@ -183,7 +254,7 @@ def test_random_weights_come_only_when_asked_for_by_name() -> None:
     assert "openai" in caught.value.fix
     assert "random" in caught.value.fix
     first, second = (load_encoder(resolve(BUNDLED_MODEL, "random"), "cpu") for _ in range(2))
-    np.testing.assert_array_equal(first.encode_texts(["x"]), second.encode_texts(["x"]))
+    np.testing.assert_array_equal(embed_texts(first, ["x"]), embed_texts(second, ["x"]))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +300,7 @@ def test_a_cached_hub_model_resolves_offline(
     monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
     found = resolve("hf-hub:org/small", "")
     assert found.embed_dim == 24
-    assert load_encoder(found, "cpu").encode_texts(["x"]).shape == (1, 24)
+    assert embed_texts(load_encoder(found, "cpu"), ["x"]).shape == (1, 24)
 
 
 def test_openai_weights_get_their_quick_gelu(
