@@ -7,15 +7,19 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from schemas.errors import PipelineError
+
+if TYPE_CHECKING:
+    from cache.storage import Storage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -54,35 +58,35 @@ def _workspace_option(default: str = "workspace") -> Callable[[Command], Command
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def wrapped(workspace: Path, **options: Any) -> Any:
+        def wrapped(workspace: str, **options: Any) -> Any:
+            from cache.storage import open_storage
+
             _configure_logging()
-            if "://" in str(workspace) or ":/" in str(workspace):
-                raise click.BadParameter(
-                    f"{workspace} is a URL, expected a folder on this machine",
-                    param_hint="--workspace",
-                )
-            workspace = workspace.resolve()
-            click.echo(f"workspace: {workspace}", err=True)
-            return command(workspace=workspace, **options)
+            storage = open_storage(workspace)
+            click.echo(f"workspace: {storage.location}", err=True)
+            return command(workspace=storage, **options)
 
         option = click.option(
             "--workspace",
-            type=click.Path(file_okay=False, path_type=Path),
             default=default,
             envvar="SHELFWISE_WORKSPACE",
             show_default=True,
             show_envvar=True,
-            help="Folder of plan, cache and runs.",
+            help="Folder of plan, cache and runs, or s3://bucket/prefix.",
         )
         return option(wrapped)  # type: ignore[return-value]
 
     return decorate
 
 
-def _say_next(workspace: Path, call: str) -> None:
+def _say_next(workspace: "Storage", call: str) -> None:
     """Print the next command, with the workspace where it is not the default."""
-    is_default = os.environ.get("SHELFWISE_WORKSPACE") or workspace == Path("workspace").resolve()
-    click.echo(f"next: python cli.py {call}" + ("" if is_default else f" --workspace {workspace}"))
+    is_default = os.environ.get("SHELFWISE_WORKSPACE") or workspace.location == str(
+        Path("workspace").resolve()
+    )
+    click.echo(
+        f"next: python cli.py {call}" + ("" if is_default else f" --workspace {workspace.location}")
+    )
 
 
 def _device_option(command: Command) -> Command:
@@ -158,19 +162,16 @@ def main() -> None:
 @main.command(epilog=_example("python cli.py plan --items items.parquet --labels labels.csv"))
 @click.option(
     "--items",
-    type=click.Path(path_type=Path),
     required=True,
-    help="Catalog: .parquet, .csv or a folder of .parquet.",
+    help="Catalog: .parquet, .csv or WebDataset .tar, a folder of them, or a URL.",
 )
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
     required=True,
     help="Labels: .csv or .parquet with label_id, name, path.",
 )
 @click.option(
     "--items-root",
-    type=click.Path(path_type=Path),
     help="Folder of relative image paths.  [default: the folder of the items]",
 )
 @click.option(
@@ -210,7 +211,7 @@ def main() -> None:
 @click.option("--force", is_flag=True, help="Replace a different plan.")
 @_device_option
 @_workspace_option()
-def plan(workspace: Path, pretrained: str | None, model: str, **options: Any) -> None:
+def plan(workspace: "Storage", pretrained: str | None, model: str, **options: Any) -> None:
     """Freeze items, labels, splits and encoder into a plan."""
     from pipeline.plan import make_plan
 
@@ -220,37 +221,55 @@ def plan(workspace: Path, pretrained: str | None, model: str, **options: Any) ->
     _say_next(workspace, "embed --all")
 
 
+def _embed_options(command: Command) -> Command:
+    """Add the options of an encoder at work that embed and verify share."""
+    options = [
+        click.option(
+            "--batch-size",
+            default=256,
+            show_default=True,
+            type=click.IntRange(min=1),
+            help="Items a forward pass.",
+        ),
+        click.option(
+            "--workers",
+            "num_workers",
+            default=os.cpu_count() or 1,
+            type=click.IntRange(min=0),
+            help="Processes that decode pictures; 0 decodes in this one.  "
+            "[default: the number of cores]",
+        ),
+        click.option(
+            "--max-bad",
+            default=0.05,
+            show_default=True,
+            type=click.FloatRange(0, 1),
+            help="Share of a shard's rows that may lack an embedding.",
+        ),
+        click.option(
+            "--compute-dtype",
+            type=click.Choice(["auto", "float32", "bfloat16"]),
+            default="auto",
+            show_default=True,
+            help="In which the encoder runs; auto takes bfloat16 where the hardware has it.",
+        ),
+        _device_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command(epilog=_example("python cli.py embed --shard 0"))
 @click.option("--shard", type=int, help="Embed one shard.")
-@click.option("--shards", help="Embed shards A-B, both included.")
+@click.option("--shards", help="Embed several shards, such as 0-15 or 0-3,7.")
 @click.option("--all", "all_shards", is_flag=True, help="Embed every shard that is not done.")
 @click.option("--labels", is_flag=True, help="Embed the labels (done with shard 0 anyway).")
-@click.option(
-    "--batch-size",
-    default=256,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Items a forward pass.",
-)
-@click.option(
-    "--workers",
-    "num_workers",
-    default=min(8, os.cpu_count() or 1),
-    type=click.IntRange(min=1),
-    help="Threads that read and decode.  [default: the number of cores, at most 8]",
-)
-@click.option(
-    "--max-bad",
-    default=0.05,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Share of a shard's rows that may lack an embedding.",
-)
 @click.option("--redo", is_flag=True, help="Embed the shards again although they are done.")
-@_device_option
+@_embed_options
 @_workspace_option()
 def embed(
-    workspace: Path,
+    workspace: "Storage",
     shard: int | None,
     shards: str | None,
     *,
@@ -259,67 +278,152 @@ def embed(
     device: str,
     **options: Any,
 ) -> None:
-    """Run the frozen encoders over shards of the catalog."""
-    from schemas.plan import read_plan
+    """Run the frozen encoders over shards of the catalog.
+
+    With --all, several GPUs and no --device, one process a GPU shares the work.
+    """
+    from cache.reader import read_plan
 
     frozen = read_plan(workspace)
     chosen = _chosen_shards(shard, shards, frozen.num_shards if all_shards else None)
     if chosen is None and not labels:
         raise click.UsageError("say what to embed: --shard N, --shards A-B, --all or --labels")
-    from pipeline.embed import embed as embed_shards
-    from pipeline.encoder import load_encoder
+    from pipeline.device import all_devices
+    from pipeline.embed import embed_on_devices
 
-    embed_shards(
-        workspace,
-        frozen,
-        chosen or range(0),
-        lambda: load_encoder(frozen.encoder, device),
-        with_labels=labels,
-        **options,
-    )
+    devices = all_devices() if all_shards and device == "auto" else [device]
+    if len(devices) == 1:
+        _embed(workspace.location, chosen or [], devices[0], with_labels=labels, **options)
+    else:
+        work = functools.partial(_embed_beside_others, with_labels=labels, **options)
+        embed_on_devices(workspace, chosen or [], devices, work)
     _say_next(workspace, "neighbors")
 
 
-def _chosen_shards(shard: int | None, shards: str | None, num_all: int | None) -> range | None:
+def _embed(
+    location: str, shards: Sequence[int], device: str, *, compute_dtype: str, **options: Any
+) -> None:
+    from cache.reader import read_plan
+    from cache.storage import open_storage
+    from pipeline.embed import embed as embed_shards
+    from pipeline.encoder import load_encoder
+
+    workspace = open_storage(location)
+    frozen = read_plan(workspace)
+    signal.signal(signal.SIGTERM, _stop)
+    embed_shards(
+        workspace,
+        frozen,
+        shards,
+        lambda: load_encoder(frozen.encoder, device, compute_dtype),
+        **options,
+    )
+
+
+def _embed_beside_others(location: str, shards: Sequence[int], device: str, **options: Any) -> None:
+    """Run in a process of its own, one of several."""
+    _configure_logging()
+    try:
+        _embed(location, shards, device, is_one_of_many=True, **options)
+    except PipelineError as error:
+        click.echo(f"Error on {device}: {error}", err=True)
+        sys.exit(1)
+
+
+def _stop(number: int, frame: object) -> None:
+    """End at SIGTERM, as a preempted node gets it: whole chunks are kept, the lease is freed."""
+    sys.exit(128 + number)
+
+
+def _chosen_shards(
+    shard: int | None, shards: str | None, num_all: int | None
+) -> Sequence[int] | None:
     """Return the shards that the options name; at most one of them may be given."""
     given = [option for option in (shard, shards, num_all) if option is not None]
     if len(given) > 1:
         raise click.UsageError("give only one of --shard, --shards and --all")
     if shard is not None:
-        return range(shard, shard + 1)
+        return [shard]
     if num_all is not None:
         return range(num_all)
     if shards is None:
         return None
-    first, dash, last = shards.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-        raise click.BadParameter(f"{shards!r} is not A-B, such as 0-15", param_hint="--shards")
-    return range(int(first), int(last) + 1)
+    chosen: list[int] = []
+    for part in shards.split(","):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise click.BadParameter(
+                f"{part!r} is neither a shard nor A-B, such as 0-15", param_hint="--shards"
+            )
+        chosen += range(int(first), int(last) + 1)
+    return list(dict.fromkeys(chosen))
 
 
 @main.command(epilog=_example("python cli.py status --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--missing",
+    "only_missing",
+    is_flag=True,
+    help="Print only the shards to run, as a job array takes them (0-3,7).",
+)
 @_workspace_option()
-def status(workspace: Path, *, as_json: bool) -> None:
+def status(workspace: "Storage", *, as_json: bool, only_missing: bool) -> None:
     """Show every shard's state, and what else is done."""
-    from pipeline.status import read_status
-    from schemas.plan import read_plan
+    from cache.reader import read_plan
+    from pipeline.status import index_string, read_status
 
     found = read_status(workspace, read_plan(workspace))
-    if as_json:
+    if only_missing:
+        click.echo(index_string(found.missing()))
+    elif as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
         found.table().print()
+
+
+@main.command(epilog=_example("python cli.py verify --repair"))
+@click.option("--shard", type=int, help="Look at one shard.")
+@click.option("--shards", help="Look at several shards, such as 0-15 or 0-3,7.")
+@click.option("--repair", is_flag=True, help="Embed again what is broken, and only that.")
+@_embed_options
+@_workspace_option()
+def verify(
+    workspace: "Storage",
+    shard: int | None,
+    shards: str | None,
+    *,
+    repair: bool,
+    device: str,
+    **options: Any,
+) -> None:
+    """Read every byte of the cache and compare it with commits and plan."""
+    from cache.reader import read_plan
+    from pipeline.verify import remove_orphans
+    from pipeline.verify import verify as verify_shards
+
+    frozen = read_plan(workspace)
+    chosen = _chosen_shards(shard, shards, None)
+    chosen = range(frozen.num_shards) if chosen is None else chosen
+    found = verify_shards(workspace, frozen, chosen)
+    found.table().print()
+    if repair:
+        remove_orphans(workspace, found)
+        _embed(workspace.location, found.broken, device, with_labels=found.labels_broken, **options)
+        found = verify_shards(workspace, frozen, chosen)
+        found.table().print()
+    found.check()
 
 
 @main.command(epilog=_example('python cli.py neighbors --show "Cowboy Boots"'))
 @click.option("--k", type=int, help="Neighbors a label.  [default: 20]")
 @click.option("--show", metavar="LABEL", help="Print a label's neighbors; builds nothing.")
 @_workspace_option()
-def neighbors(workspace: Path, k: int | None, show: str | None) -> None:
+def neighbors(workspace: "Storage", k: int | None, show: str | None) -> None:
     """Link each label to the labels nearest to it."""
+    from cache.reader import read_plan
     from pipeline.neighbors import build_graph, neighbors_table
-    from schemas.plan import read_plan
 
     frozen = read_plan(workspace)
     if show is not None:
@@ -337,9 +441,9 @@ def neighbors(workspace: Path, k: int | None, show: str | None) -> None:
 @click.option("--seed", default=0, show_default=True, help="Of weights, batch order and dropout.")
 @_fit_options
 @_workspace_option()
-def fit(workspace: Path, device: str, **options: Any) -> None:
+def fit(workspace: "Storage", device: str, **options: Any) -> None:
     """Train the fusion network on the cached embeddings."""
-    from schemas.plan import read_plan
+    from cache.reader import read_plan
 
     frozen = read_plan(workspace)
     from pipeline.fit import fit as fit_run
@@ -360,9 +464,11 @@ def fit(workspace: Path, device: str, **options: Any) -> None:
 )
 @_fit_options
 @_workspace_option()
-def compare(workspace: Path, approaches: str, num_seeds: int, device: str, **options: Any) -> None:
+def compare(
+    workspace: "Storage", approaches: str, num_seeds: int, device: str, **options: Any
+) -> None:
     """Fit what is missing and print the paper's two tables."""
-    from schemas.plan import read_plan
+    from cache.reader import read_plan
 
     frozen = read_plan(workspace)
     from pipeline.compare import compare as compare_runs
@@ -392,10 +498,13 @@ def compare(workspace: Path, approaches: str, num_seeds: int, device: str, **opt
 )
 @_device_option
 @_workspace_option("demo-workspace")
-def demo(workspace: Path, num_items: int, device: str) -> None:
+def demo(workspace: "Storage", num_items: int, device: str) -> None:
     """Run everything, offline, on a generated catalog with the bundled encoder."""
+    from cache.storage import LocalStorage
     from pipeline.demo.demo import run_demo
 
+    if not isinstance(workspace, LocalStorage):
+        raise click.UsageError("the demo makes pictures too: give --workspace a folder")
     run_demo(workspace, num_items=num_items, device=device)
 
 

@@ -9,7 +9,7 @@ N items, C labels, D embedding width.
 
 import io
 import json
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import google_crc32c
@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
+from jaxtyping import Shaped
 from zarr.codecs import Crc32cCodec
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
-from cache.storage import atomic_write
+from cache.storage import Storage
 from schemas.configs import differing_fields
 from schemas.errors import CacheCorruptError, SpecMismatchError
 from schemas.plan import Plan
@@ -31,39 +32,50 @@ ITEM_DTYPE = np.dtype("<f2")
 LABEL_DTYPE = np.dtype("<f4")
 
 
-def array_path(workspace: Path, name: str) -> Path:
+def array_name(name: str) -> str:
     """Return the folder of the array `image`, `title` or `label`."""
-    return workspace / "cache" / f"{name}.zarr"
+    return f"cache/{name}.zarr"
 
 
-def chunk_path(workspace: Path, name: str, chunk: int) -> Path:
+def metadata_name(name: str) -> str:
+    """Return the Zarr metadata of an array."""
+    return f"{array_name(name)}/zarr.json"
+
+
+def chunk_name(name: str, chunk: int) -> str:
     """Return the file of a chunk; all arrays have one chunk column."""
-    return array_path(workspace, name) / "c" / str(chunk) / "0"
+    return f"{array_name(name)}/c/{chunk}/0"
 
 
-def rows_path(workspace: Path, shard: int) -> Path:
+def rows_name(shard: int) -> str:
     """Return the rows table of a shard."""
-    return workspace / "cache" / "rows" / f"{shard:05d}.parquet"
+    return f"cache/rows/{shard:05d}.parquet"
 
 
-def commit_path(workspace: Path, shard: int) -> Path:
+def commit_name(shard: int) -> str:
     """Return the commit of a shard."""
-    return workspace / "cache" / "commits" / f"{shard:05d}.json"
+    return f"cache/commits/{shard:05d}.json"
 
 
-def labels_commit_path(workspace: Path) -> Path:
-    """Return the commit of the label embeddings."""
-    return workspace / "cache" / "commits" / "labels.json"
+def part_name(shard: int, chunk: int) -> str:
+    """Return the rows of one finished chunk of a shard that is not committed yet."""
+    return f"cache/parts/{shard:05d}/{chunk}"
 
 
-def items_path(workspace: Path, shard: int) -> Path:
+def lease_name(shard: int) -> str:
+    """Return the lease of a shard."""
+    return f"cache/leases/{shard:05d}.json"
+
+
+LABELS_COMMIT = "cache/commits/labels.json"
+
+
+def items_name(shard: int) -> str:
     """Return the items table of a shard, written by plan."""
-    return workspace / "items" / f"{shard:05d}.parquet"
+    return f"items/{shard:05d}.parquet"
 
 
-def labels_path(workspace: Path) -> Path:
-    """Return the labels table, written by plan."""
-    return workspace / "labels.parquet"
+LABELS_TABLE = "labels.parquet"
 
 
 def chunk_range(plan: Plan, shard: int) -> range:
@@ -82,6 +94,44 @@ def crc32c(data: bytes | np.ndarray[Any, Any]) -> int:
     return int(google_crc32c.value(data))
 
 
+def read_chunk(workspace: Storage, name: str, out: Shaped[np.ndarray, "R D"], checksum: int) -> str:
+    """Fill `out` from a chunk file; return what is wrong with it, or nothing.
+
+    Compares the data with its footer and the footer with the commit: a flipped bit breaks the
+    first, two swapped files only the second.
+
+    Args:
+        workspace: where the cache is.
+        name: of the file.
+        out: C-contiguous, of the chunk's full size.
+        checksum: its crc32c in the commit.
+    """
+    footer = bytearray(FOOTER_BYTES)
+    try:
+        num_bytes = workspace.read_into(name, out.data.cast("B"), memoryview(footer))
+    except FileNotFoundError:
+        return "is missing"
+    if num_bytes != out.nbytes + FOOTER_BYTES:
+        return f"has {num_bytes} bytes, expected {out.nbytes + FOOTER_BYTES}"
+    if int.from_bytes(footer, "little") != checksum or crc32c(out) != checksum:
+        return "does not match its crc32c in the commit"
+    return ""
+
+
+def write_chunk(
+    workspace: Storage,
+    name: str,
+    matrix: Shaped[np.ndarray, "R D"],
+    check: Callable[[], None] | None = None,
+) -> int:
+    """Write a chunk file and return its crc32c."""
+    checksum = crc32c(matrix)
+    workspace.write(
+        name, matrix.data.cast("B"), checksum.to_bytes(FOOTER_BYTES, "little"), check=check
+    )
+    return checksum
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
     """Return a table as a Parquet file; the same table gives the same bytes."""
     buffer = io.BytesIO()
@@ -89,7 +139,12 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def open_arrays(workspace: Path, plan: Plan) -> None:
+def parquet_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table back from the bytes of its file."""
+    return pq.read_table(pa.BufferReader(data), columns=columns and list(columns))
+
+
+def open_arrays(workspace: Storage, plan: Plan) -> None:
     """Make the item arrays' metadata, or bring their length up to the plan's.
 
     Safe from several processes at once: the metadata is one file per array, equal for all, and
@@ -97,64 +152,93 @@ def open_arrays(workspace: Path, plan: Plan) -> None:
     Raises: SpecMismatchError if the cache was made by another encoder, or with other chunks.
     """
     for name in MODALITIES:
-        path = array_path(workspace, name) / "zarr.json"
         expected = _metadata(plan, name)
-        if path.is_file():
-            _check_same(path, expected, plan, may_grow=True)
-        if not path.is_file() or path.read_bytes() != expected:
-            atomic_write(path, expected)
+        found = _read_metadata(workspace, name)
+        if found is not None:
+            _check_same(workspace.where(metadata_name(name)), found, expected, plan, may_grow=True)
+        if found != expected:
+            workspace.write(metadata_name(name), expected)
 
 
-def write_label_metadata(workspace: Path, plan: Plan) -> None:
+def write_label_metadata(workspace: Storage, plan: Plan) -> None:
     """Write the metadata of the label array, whatever was there: it is made anew as a whole."""
-    atomic_write(array_path(workspace, "label") / "zarr.json", _metadata(plan, "label"))
+    workspace.write(metadata_name("label"), _metadata(plan, "label"))
 
 
-def check_array(workspace: Path, plan: Plan, name: str) -> None:
+def check_array(workspace: Storage, plan: Plan, name: str) -> bool:
     """Refuse an array that is not the plan's.
 
+    Returns: whether its chunk files are ours, byte for byte. False if the array was written again
+        by somebody else with other chunks or codecs: then it is read through zarr.
     Raises: CacheCorruptError if its metadata is missing or unreadable; SpecMismatchError naming
         the fields that differ.
     """
-    path = array_path(workspace, name) / "zarr.json"
-    if not path.is_file():
+    where = workspace.where(metadata_name(name))
+    found = _read_metadata(workspace, name)
+    if found is None:
         raise CacheCorruptError(
             "array metadata is missing",
-            where=str(path),
+            where=where,
             fix="run `python cli.py embed --all`: it writes it again and keeps what is done",
         )
-    _check_same(path, _metadata(plan, name), plan, may_grow=False)
+    expected = _metadata(plan, name)
+    _check_same(where, found, expected, plan, may_grow=False)
+    ours = [json.loads(text) for text in (found, expected)]
+    layout = ("chunk_grid", "chunk_key_encoding", "codecs", "data_type")
+    return all(ours[0].get(field) == ours[1][field] for field in layout)
 
 
-def _check_same(path: Path, metadata: bytes, plan: Plan, *, may_grow: bool) -> None:
+def open_foreign(workspace: Storage, name: str) -> "zarr.Array[Any]":
+    """Open an array that somebody wrote again, with other chunks or codecs, through zarr."""
+    path = workspace.path(array_name(name))
+    store = (
+        LocalStore(path, read_only=True)
+        if path is not None
+        else ObjectStore(workspace.object_store(array_name(name)), read_only=True)
+    )
+    return zarr.open_array(store, mode="r")
+
+
+def _read_metadata(workspace: Storage, name: str) -> bytes | None:
     try:
-        found = json.loads(path.read_bytes())
+        return workspace.read(metadata_name(name))
+    except FileNotFoundError:
+        return None
+
+
+def _check_same(
+    where: str, metadata: bytes, expected_metadata: bytes, plan: Plan, *, may_grow: bool
+) -> None:
+    try:
+        found = json.loads(metadata)
         found_spec = dict(found["attributes"]["spec"])
         found_shape = list(found["shape"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CacheCorruptError(
             f"array metadata cannot be read ({error})",
-            where=str(path),
-            fix=f"delete {path} and run `python cli.py embed --all` again",
+            where=where,
+            fix=f"delete {where} and run `python cli.py embed --all` again",
         ) from error
-    expected = json.loads(metadata)
+    expected = json.loads(expected_metadata)
     shape = expected["shape"]
     differing = differing_fields(found_spec, plan.encoder.spec())
-    differing += differing_fields(
-        {"chunks": found.get("chunk_grid"), "width": found_shape[1:]},
-        {"chunks": expected["chunk_grid"], "width": shape[1:]},
-    )
+    differing += differing_fields({"width": found_shape[1:]}, {"width": shape[1:]})
+    if may_grow:  # a writer writes chunk files, so it needs its own layout
+        names = ("chunk_grid", "codecs", "data_type")
+        differing += differing_fields(
+            {name: found.get(name) for name in names}, {name: expected[name] for name in names}
+        )
     if differing:
         raise SpecMismatchError(
             "this cache was made otherwise than the plan says (cache -> plan): "
             + "; ".join(differing),
-            where=str(path.parent),
+            where=where,
             fix="plan in a new --workspace, or delete the folder `cache` to embed again",
         )
     if found_shape != shape and not may_grow:
         raise SpecMismatchError(
             f"the array has {found_shape[0]} rows, the plan {shape[0]}",
-            where=str(path.parent),
+            where=where,
             fix="run `python cli.py embed --all`",
         )
 

@@ -3,68 +3,77 @@
 Reads the chunk files themselves straight into one preallocated matrix, several threads at a
 time. Cost at 12M items and D = 512: 24.6 GB of reading and as much memory.
 
-N items, C labels, D embedding width, R rows of a chunk.
+N items, n chosen items, C labels, D embedding width, R rows of a chunk.
 """
 
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from jaxtyping import Float, Float16, Float32
+from jaxtyping import Bool, Float, Float16, Float32, Int, Shaped
+from numpy.typing import DTypeLike
 
 from cache.layout import (
-    FOOTER_BYTES,
     ITEM_DTYPE,
     LABEL_DTYPE,
+    LABELS_COMMIT,
+    LABELS_TABLE,
     MODALITIES,
     check_array,
-    chunk_path,
+    chunk_name,
     chunk_range,
     crc32c,
-    items_path,
-    labels_commit_path,
-    labels_path,
-    rows_path,
+    items_name,
+    open_foreign,
+    parquet_table,
+    read_chunk,
+    rows_name,
 )
-from cache.verify import ShardState, shard_state
+from cache.storage import Storage
+from cache.verify import ShardState, shard_states
 from schemas.commit import LabelsCommit, ShardCommit, read_commit
-from schemas.configs import digest
-from schemas.errors import CacheCorruptError, CacheIncompleteError
+from schemas.configs import digest, from_json
+from schemas.errors import (
+    CacheCorruptError,
+    CacheIncompleteError,
+    PlanNotFoundError,
+    WorkspaceError,
+)
 from schemas.plan import Plan
 from schemas.tables import ROWS
 
+PLAN = "plan.json"
 _NUM_THREADS = 4
+_MAX_MAPS = 4096
 _EMBED_LABELS = "run `python cli.py embed --labels`"
 
 
 class Cache:
     """The finished shards of a workspace."""
 
-    def __init__(self, workspace: Path, plan: Plan, *, allow_partial: bool = False) -> None:
+    def __init__(self, workspace: Storage, plan: Plan, *, allow_partial: bool = False) -> None:
         """Open the cache.
 
         Args:
-            workspace: folder with the plan and the cache.
+            workspace: where the plan and the cache are.
             plan: the workspace's plan.
             allow_partial: read unfinished shards as rows without embeddings instead of refusing.
         Raises: CacheIncompleteError if a shard is not done; SpecMismatchError if the cache was
             made by another encoder.
         """
         self._workspace, self._plan = workspace, plan
-        states = [shard_state(workspace, plan, shard) for shard in range(plan.num_shards)]
+        states = list(shard_states(workspace, plan, range(plan.num_shards)))
         unfinished = [state for state in states if state.commit is None]
         if unfinished and not (allow_partial and len(unfinished) < len(states)):
             raise _incomplete(workspace, unfinished, len(states))
         self.commits: dict[int, ShardCommit] = {
             state.shard: state.commit for state in states if state.commit is not None
         }
-        for name in MODALITIES:
-            check_array(workspace, plan, name)
+        self._is_ours = {name: check_array(workspace, plan, name) for name in MODALITIES}
+        self._map = lru_cache(_MAX_MAPS)(self._map_chunk)
 
     def sha256(self) -> str:
         """Return a hash of every embedding and row in the cache, whoever made them and when."""
@@ -75,39 +84,142 @@ class Cache:
             ]
         )
 
-    def read(self, name: str) -> Float16[np.ndarray, "N D"]:
-        """Read all embeddings of one modality, checksums compared with the commits.
+    def read(
+        self,
+        name: str,
+        *,
+        rows: Bool[np.ndarray, " N"] | None = None,
+        dtype: DTypeLike = ITEM_DTYPE,
+        out: Shaped[np.ndarray, "n D"] | None = None,
+    ) -> Float[np.ndarray, "n D"]:
+        """Read the embeddings of one modality, checksums compared with the commits.
 
         Args:
             name: `image` or `title`.
-        Returns: row i is item i of the plan; NaN where the item has none.
-        Raises: CacheCorruptError naming the chunk that does not match.
+            rows: which to keep (by their ok bits, by split); None for all.
+            dtype: to convert to, chunk by chunk: never is there a second copy of the whole.
+            out: where to put them, C-contiguous, such as a pinned tensor's memory.
+        Returns: `out`, or a new matrix; in plan order, NaN where an item has no embedding.
+        Raises: CacheCorruptError naming the chunk that does not match and its rows.
         """
         plan = self._plan
-        matrix = np.empty((plan.num_items, plan.encoder.embed_dim), ITEM_DTYPE)
-        chunks: list[tuple[int, int]] = []
+        num_rows = plan.num_items if rows is None else int(rows.sum())
+        matrix = np.empty((num_rows, plan.encoder.embed_dim), dtype) if out is None else out
+        assert matrix.shape == (num_rows, plan.encoder.embed_dim)
+        jobs, place = [], 0
         for shard in range(plan.num_shards):
-            if shard not in self.commits:
-                matrix[slice(*plan.shard_range(shard))] = np.nan
-                continue
-            commit = self.commits[shard]
-            sums = commit.image_crc32c if name == "image" else commit.title_crc32c
-            chunks += zip(chunk_range(plan, shard), sums, strict=True)
-
-        def read_one(chunk_and_sum: tuple[int, int]) -> None:
-            chunk, checksum = chunk_and_sum
-            start = chunk * plan.chunk_rows
-            out = matrix[start : start + plan.chunk_rows]
-            if len(out) < plan.chunk_rows:  # the last chunk is padded
-                padded = np.empty((plan.chunk_rows, matrix.shape[1]), ITEM_DTYPE)
-                _read_chunk(chunk_path(self._workspace, name, chunk), padded, checksum)
-                out[:] = padded[: len(out)]
-            else:
-                _read_chunk(chunk_path(self._workspace, name, chunk), out, checksum)
-
+            for index, chunk in enumerate(chunk_range(plan, shard)):
+                start, stop = self._rows_of(chunk)
+                kept = None if rows is None else rows[start:stop]
+                num_kept = stop - start if kept is None else int(kept.sum())
+                jobs.append((shard, index, chunk, kept, matrix[place : place + num_kept]))
+                place += num_kept
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            list(pool.map(read_one, chunks))
+            list(pool.map(lambda job: self._read_one(name, *job), jobs))
         return matrix
+
+    def _read_one(
+        self,
+        name: str,
+        shard: int,
+        index: int,
+        chunk: int,
+        kept: Bool[np.ndarray, " R"] | None,
+        out: Shaped[np.ndarray, "n D"],
+    ) -> None:
+        """Read one chunk, or what is kept of it, to its place."""
+        if not len(out):
+            return
+        commit = self.commits.get(shard)
+        if commit is None:
+            out[:] = np.nan
+            return
+        checksum = (commit.image_crc32c if name == "image" else commit.title_crc32c)[index]
+        start, stop = self._rows_of(chunk)
+        is_direct = (
+            kept is None and out.dtype == ITEM_DTYPE and len(out) == self._plan.chunk_rows
+        ) and out.flags.c_contiguous
+        # The last chunk is padded, a filtered or converted one needs a place of its own.
+        whole = out if is_direct else np.empty((self._plan.chunk_rows, out.shape[1]), ITEM_DTYPE)
+        if self._is_ours[name]:
+            problem = read_chunk(self._workspace, chunk_name(name, chunk), whole, checksum)
+        else:
+            problem = self._read_foreign(name, chunk, whole, checksum)
+        if problem:
+            raise CacheCorruptError(
+                f"chunk {chunk} (rows {start} to {stop - 1}) {problem}",
+                where=self._workspace.where(chunk_name(name, chunk)),
+                fix=f"run `python cli.py verify --repair --shard {shard}`: it mends just that",
+            )
+        if not is_direct:
+            out[:] = whole[: stop - start] if kept is None else whole[: stop - start][kept]
+
+    def read_random(self, name: str, rows: Int[np.ndarray, " n"]) -> Float16[np.ndarray, "n D"]:
+        """Read single rows through mapped files, or range requests; nothing is checked.
+
+        Relies on `verify`, as no checksum covers less than a chunk.
+
+        Args:
+            name: `image` or `title`.
+            rows: rows of the plan, in any order.
+        Raises: IndexError outside the plan; CacheIncompleteError in a shard that is not done.
+        """
+        plan = self._plan
+        out = np.empty((len(rows), plan.encoder.embed_dim), ITEM_DTYPE)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < plan.num_items:
+            raise IndexError(f"rows {rows.min()} to {rows.max()}, the plan has {plan.num_items}")
+        chunks, local = np.divmod(rows, plan.chunk_rows)
+        order = np.argsort(chunks, kind="stable")
+        borders = np.flatnonzero(np.diff(chunks[order])) + 1
+        for places in np.split(order, borders) if len(rows) else ():
+            chunk = int(chunks[places[0]])
+            shard = chunk * plan.chunk_rows // plan.shard_rows
+            if shard not in self.commits:
+                raise CacheIncompleteError(
+                    f"row {rows[places[0]]} is in shard {shard}, which is not done",
+                    where=self._workspace.where(chunk_name(name, chunk)),
+                    fix=f"run `python cli.py embed --shard {shard}`",
+                )
+            out[places] = self._rows_from_chunk(name, chunk, local[places])
+        return out
+
+    def _rows_from_chunk(
+        self, name: str, chunk: int, rows: Int[np.ndarray, " n"]
+    ) -> Float16[np.ndarray, "n D"]:
+        file = chunk_name(name, chunk)
+        if not self._is_ours[name]:
+            start, _ = self._rows_of(chunk)
+            return np.asarray(
+                open_foreign(self._workspace, name).oindex[start + rows, :], ITEM_DTYPE
+            )
+        if self._workspace.path(file) is not None:
+            return self._map(name, chunk)[rows]
+        width = self._plan.encoder.embed_dim
+        num_bytes = width * ITEM_DTYPE.itemsize
+        pieces = self._workspace.read_ranges(file, (rows * num_bytes).tolist(), num_bytes)
+        return np.frombuffer(b"".join(pieces), ITEM_DTYPE).reshape(len(rows), width)
+
+    def _map_chunk(self, name: str, chunk: int) -> Float16[np.ndarray, "R D"]:
+        shape = (self._plan.chunk_rows, self._plan.encoder.embed_dim)
+        path = self._workspace.path(chunk_name(name, chunk))
+        assert path is not None
+        return np.memmap(path, ITEM_DTYPE, "r", shape=shape)
+
+    def _rows_of(self, chunk: int) -> tuple[int, int]:
+        start = chunk * self._plan.chunk_rows
+        return start, min(start + self._plan.chunk_rows, self._plan.num_items)
+
+    def _read_foreign(
+        self, name: str, chunk: int, out: Float16[np.ndarray, "R D"], checksum: int
+    ) -> str:
+        """Read a chunk's rows from an array that somebody wrote again, through zarr.
+
+        The commit's checksum is of the values, so it still holds.
+        """
+        start, stop = self._rows_of(chunk)
+        out[stop - start :] = np.nan
+        out[: stop - start] = open_foreign(self._workspace, name)[start:stop]
+        return "" if crc32c(out) == checksum else "does not match its crc32c in the commit"
 
     def read_rows(self, columns: Sequence[str] = ROWS.names) -> pa.Table:
         """Read the rows tables of all shards, sha256 checked.
@@ -123,15 +235,15 @@ class Cache:
             if shard not in self.commits:
                 tables.append(self._absent_rows(shard).select(columns))
                 continue
-            path = rows_path(self._workspace, shard)
-            data = path.read_bytes()
+            name = rows_name(shard)
+            data = self._workspace.read(name)
             if hashlib.sha256(data).hexdigest() != self.commits[shard].rows_sha256:
                 raise CacheCorruptError(
                     "rows table does not match its sha256 in the commit",
-                    where=str(path),
-                    fix=f"run `python cli.py embed --shard {shard}`: it redoes what does not match",
+                    where=self._workspace.where(name),
+                    fix=f"run `python cli.py verify --repair --shard {shard}`",
                 )
-            tables.append(pq.read_table(pa.BufferReader(data), columns=list(columns)))
+            tables.append(parquet_table(data, columns))
         return pa.concat_tables(tables)
 
     def _absent_rows(self, shard: int) -> pa.Table:
@@ -149,98 +261,110 @@ class Cache:
         return pa.table(columns).select(ROWS.names).cast(ROWS)
 
 
-def read_items(workspace: Path, plan: Plan, shard: int) -> pa.Table:
+def read_plan(workspace: Storage) -> Plan:
+    """Read the plan of a workspace.
+
+    Raises: PlanNotFoundError if there is none; ConfigError if it does not fit.
+    """
+    where = workspace.where(PLAN)
+    try:
+        text = workspace.read(PLAN).decode("utf-8")
+    except FileNotFoundError as error:
+        raise PlanNotFoundError(
+            "this workspace has no plan yet",
+            where=where,
+            fix="run `python cli.py plan --items ITEMS --labels LABELS`, "
+            "or point --workspace at one that has a plan",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise WorkspaceError(
+            f"the plan is not text: {error}", where=where, fix="restore the file"
+        ) from error
+    return from_json(Plan, text, where=where, fix="run `python cli.py plan ... --force` again")
+
+
+def read_items(workspace: Storage, plan: Plan, shard: int) -> pa.Table:
     """Read a shard's items as plan wrote them, in the schema ITEMS.
 
     Raises: CacheCorruptError if the table is missing or not the planned one.
     """
-    return _planned_table(items_path(workspace, shard), plan.items_tables[shard])
+    return _planned_table(workspace, items_name(shard), plan.items_tables[shard])
 
 
-def read_all_items(workspace: Path, plan: Plan) -> pa.Table:
+def read_all_items(workspace: Storage, plan: Plan) -> pa.Table:
     """Read the items of all shards, as `read_items` does."""
     return pa.concat_tables(read_items(workspace, plan, i) for i in range(plan.num_shards))
 
 
-def read_labels(workspace: Path, plan: Plan) -> pa.Table:
+def read_labels(workspace: Storage, plan: Plan) -> pa.Table:
     """Read the labels table in the schema LABELS.
 
     Raises: CacheCorruptError if the table is missing or not the planned one.
     """
-    return _planned_table(labels_path(workspace), plan.labels_table)
+    return _planned_table(workspace, LABELS_TABLE, plan.labels_table)
 
 
-def _planned_table(path: Path, sha256: str) -> pa.Table:
-    data = path.read_bytes() if path.is_file() else b""
+def _planned_table(workspace: Storage, name: str, sha256: str) -> pa.Table:
+    try:
+        data = workspace.read(name)
+    except FileNotFoundError:
+        data = b""
     if hashlib.sha256(data).hexdigest() != sha256:
         raise CacheCorruptError(
             "table does not match its sha256 in the plan" if data else "planned table is missing",
-            where=str(path),
+            where=workspace.where(name),
             fix="run the same `python cli.py plan ...` again: it writes the planned tables anew",
         )
-    return pq.read_table(pa.BufferReader(data))
+    return parquet_table(data)
 
 
-def labels_state(workspace: Path, plan: Plan) -> LabelsCommit:
+def labels_state(workspace: Storage, plan: Plan) -> LabelsCommit:
     """Return the commit of the label embeddings.
 
     Raises: CacheIncompleteError if they are absent or were made from other labels or by another
-        encoder.
+        encoder; CacheCorruptError or ConfigError if the commit is damaged.
     """
-    path = labels_commit_path(workspace)
-    if not path.is_file():
+    where = workspace.where(LABELS_COMMIT)
+    try:
+        text = workspace.read(LABELS_COMMIT).decode("utf-8")
+    except FileNotFoundError as error:
         raise CacheIncompleteError(
-            "label embeddings are missing", where=str(path), fix=_EMBED_LABELS
-        )
-    commit = read_commit(LabelsCommit, path.read_text(), where=str(path), fix=_EMBED_LABELS)
+            "label embeddings are missing", where=where, fix=_EMBED_LABELS
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CacheCorruptError("commit is not text", where=where, fix=_EMBED_LABELS) from error
+    commit = read_commit(LabelsCommit, text, where=where, fix=_EMBED_LABELS)
     for name in ("spec_id", "labels_sha256", "label_text"):
         found, expected = getattr(commit, name), getattr(plan, name)
         if found != expected:
             raise CacheIncompleteError(
                 f"label embeddings are stale: {name} is {found}, plan says {expected}",
-                where=str(path),
+                where=where,
                 fix=_EMBED_LABELS,
             )
     return commit
 
 
-def read_label_emb(workspace: Path, plan: Plan) -> Float32[np.ndarray, "C D"]:
+def read_label_emb(workspace: Storage, plan: Plan) -> Float32[np.ndarray, "C D"]:
     """Read the label embeddings; row i is label i.
 
     Raises: CacheIncompleteError if absent or stale; CacheCorruptError on a bad checksum.
     """
     commit = labels_state(workspace, plan)
-    check_array(workspace, plan, "label")
     matrix = np.empty((plan.num_labels, plan.encoder.embed_dim), LABEL_DTYPE)
-    _read_chunk(chunk_path(workspace, "label", 0), matrix, commit.crc32c)
+    name = chunk_name("label", 0)
+    if check_array(workspace, plan, "label"):
+        problem = read_chunk(workspace, name, matrix, commit.crc32c)
+    else:
+        matrix[:] = open_foreign(workspace, "label")[:]
+        problem = "" if crc32c(matrix) == commit.crc32c else "does not match its crc32c"
+    if problem:
+        raise CacheCorruptError(f"chunk {problem}", where=workspace.where(name), fix=_EMBED_LABELS)
     return matrix
 
 
-def _read_chunk(path: Path, out: Float[np.ndarray, "R D"], checksum: int) -> None:
-    """Fill `out` from a chunk file.
-
-    Compares the data with its footer and the footer with the commit: a flipped bit breaks the
-    first, two swapped files only the second.
-    """
-    num_read, footer = 0, b""
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        num_read = file.readinto(out.data.cast("B"))
-        footer = file.read(FOOTER_BYTES + 1)
-    if num_read != out.nbytes or len(footer) != FOOTER_BYTES:
-        problem = f"has {num_read + len(footer)} bytes, expected {out.nbytes + FOOTER_BYTES}"
-    elif int.from_bytes(footer, "little") != checksum or crc32c(out) != checksum:
-        problem = "does not match its crc32c in the commit"
-    else:
-        return
-    raise CacheCorruptError(
-        f"chunk {problem}",
-        where=str(path),
-        fix="run `python cli.py embed --all --labels`: it redoes whatever does not match",
-    )
-
-
 def _incomplete(
-    workspace: Path, unfinished: list[ShardState], num_shards: int
+    workspace: Storage, unfinished: list[ShardState], num_shards: int
 ) -> CacheIncompleteError:
     shown = ", ".join(
         f"shard {state.shard} {state.state}" + (f" ({state.reason})" if state.reason else "")
@@ -248,6 +372,6 @@ def _incomplete(
     )
     return CacheIncompleteError(
         f"{len(unfinished)} of {num_shards} shards are not done: {shown}",
-        where=str(workspace / "cache"),
+        where=workspace.where("cache"),
         fix="run `python cli.py embed --all`, or pass --allow-partial to go on without them",
     )

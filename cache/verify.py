@@ -1,112 +1,248 @@
-"""Tell of every shard whether it is done, missing or broken, and why.
+"""Tell of every shard whether it is done, running, missing or broken, and why.
 
-`shard_state` reads commits and sizes only (184 small files at 12M items); with `checksums` it
-reads every byte.
+`shard_states` reads commits and sizes only (184 small files and one listing at 12M items); with
+`checksums` it reads every byte. `find_orphans` lists what killed processes left behind.
 """
 
 import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cache.layout import (
-    FOOTER_BYTES,
+    ITEM_DTYPE,
     MODALITIES,
+    chunk_name,
     chunk_num_bytes,
-    chunk_path,
     chunk_range,
-    commit_path,
-    crc32c,
-    rows_path,
+    commit_name,
+    lease_name,
+    parquet_table,
+    part_name,
+    read_chunk,
+    rows_name,
 )
+from cache.lease import Holder, read_holder
+from cache.storage import Storage, is_temporary
 from schemas.commit import ShardCommit, read_commit
-from schemas.errors import PipelineError
+from schemas.errors import CacheCorruptError, PipelineError
 from schemas.plan import Plan
+
+_NUM_THREADS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardState:
-    """One shard as found on disk."""
+    """One shard as found in the workspace."""
 
     shard: int
     """Position in the plan."""
     state: str
-    """`done`, `missing` or `broken`."""
-    reason: str = ""
-    """Why it is broken."""
+    """`done`, `running`, `missing` or `broken`."""
+    reasons: tuple[str, ...] = ()
+    """What is wrong, file by file, where it is broken."""
     commit: ShardCommit | None = None
     """What it says of itself, where it is done."""
+    holder: Holder | None = None
+    """Who is writing it, where it is running."""
+    chunks_done: int = 0
+    """Chunks that are finished and kept, where it is not done."""
+
+    @property
+    def reason(self) -> str:
+        """All reasons in one line."""
+        return "; ".join(self.reasons)
 
 
-def shard_state(workspace: Path, plan: Plan, shard: int, *, checksums: bool = False) -> ShardState:
+def shard_state(
+    workspace: Storage, plan: Plan, shard: int, *, checksums: bool = False
+) -> ShardState:
     """Say whether a shard is done.
 
     Args:
-        workspace: folder with the plan and the cache.
+        workspace: where the plan and the cache are.
         plan: the workspace's plan.
         shard: position in the plan.
         checksums: read every file and compare it with the commit, not only its size.
     Raises: ShardError if the plan has no such shard.
     """
+    return _state(workspace, plan, shard, workspace.size, checksums=checksums)
+
+
+def shard_states(
+    workspace: Storage, plan: Plan, shards: Sequence[int], *, checksums: bool = False
+) -> Iterator[ShardState]:
+    """Say the same of several shards, by one listing of all files."""
+    sizes = workspace.sizes("cache")
+    for shard in shards:
+        yield _state(workspace, plan, shard, sizes.get, checksums=checksums)
+
+
+def _state(
+    workspace: Storage,
+    plan: Plan,
+    shard: int,
+    size: Callable[[str], int | None],
+    *,
+    checksums: bool,
+) -> ShardState:
     plan.shard_range(shard)
-    path = commit_path(workspace, shard)
-    if not path.is_file():
-        return ShardState(shard=shard, state="missing")
+    reasons: list[str] = []
+    commit = None
     try:
-        commit = read_commit(
-            ShardCommit, path.read_text(), where=str(path), fix=f"embed --shard {shard}"
-        )
-    except (PipelineError, UnicodeDecodeError) as error:
-        return _broken(shard, f"commit cannot be read: {str(error).splitlines()[0]}")
-    reason = _disagreement(workspace, plan, shard, commit) or (
-        _bad_checksum(workspace, plan, commit) if checksums else ""
+        commit = load_commit(workspace, shard)
+    except PipelineError as error:
+        reasons = [f"{commit_name(shard)}: {error.what}"]
+    if commit is not None and commit.shard != shard:
+        reasons = [f"{commit_name(shard)} is the commit of shard {commit.shard}"]
+    elif commit is not None:
+        reasons = disagreements(plan, commit, size)
+        if checksums and not reasons:
+            reasons = _bad_files(workspace, plan, commit)
+        if not reasons:
+            return ShardState(shard=shard, state="done", commit=commit)
+    holder = read_holder(workspace, shard)
+    if holder is not None and holder.is_dead():
+        holder = None
+    parts = [part_name(shard, chunk) for chunk in chunk_range(plan, shard)]
+    chunks_done = sum(size(part) is not None for part in parts)
+    if commit is None and not reasons and not chunks_done and size(rows_name(shard)) is not None:
+        # Parts go only after the commit came.
+        reasons = [f"{commit_name(shard)} is missing, although the shard was finished once"]
+    return ShardState(
+        shard=shard,
+        state="running" if holder else "broken" if reasons else "missing",
+        reasons=tuple(reasons),
+        holder=holder,
+        chunks_done=chunks_done,
     )
-    if reason:
-        return _broken(shard, reason)
-    return ShardState(shard=shard, state="done", commit=commit)
 
 
-def _broken(shard: int, reason: str) -> ShardState:
-    return ShardState(shard=shard, state="broken", reason=reason)
+def load_commit(workspace: Storage, shard: int) -> ShardCommit | None:
+    """Read a shard's commit; None if there is none.
+
+    Raises: ConfigError if it does not parse; CacheCorruptError if it was changed.
+    """
+    name = commit_name(shard)
+    where, fix = workspace.where(name), f"run `python cli.py verify --repair --shard {shard}`"
+    try:
+        text = workspace.read(name).decode("utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise CacheCorruptError("commit is not text", where=where, fix=fix) from error
+    return read_commit(ShardCommit, text, where=where, fix=fix)
 
 
-def _disagreement(workspace: Path, plan: Plan, shard: int, commit: ShardCommit) -> str:
-    """Return how the commit differs from the plan or the files' sizes, or nothing."""
-    chunks = chunk_range(plan, shard)
+def disagreements(plan: Plan, commit: ShardCommit, size: Callable[[str], int | None]) -> list[str]:
+    """Return how the commit differs from the plan or from the files' sizes."""
+    chunks = chunk_range(plan, commit.shard)
     expected = {
-        "shard": (commit.shard, shard),
         "spec_id": (commit.spec_id, plan.spec_id),
-        "items_sha256": (commit.items_sha256, plan.shards[shard]),
-        "range": ((commit.start, commit.stop), plan.shard_range(shard)),
+        "items_sha256": (commit.items_sha256, plan.shards[commit.shard]),
+        "range": ((commit.start, commit.stop), plan.shard_range(commit.shard)),
         "chunk_bytes": (commit.chunk_bytes, chunk_num_bytes(plan)),
         "image chunks": (len(commit.image_crc32c), len(chunks)),
         "title chunks": (len(commit.title_crc32c), len(chunks)),
     }
-    for name, (found, wanted) in expected.items():
-        if found != wanted:
-            return f"{name} is {found}, plan says {wanted}"
-    for name in MODALITIES:
+    name = commit_name(commit.shard)
+    reasons = [
+        f"{name}: {field} is {found}, plan says {wanted}"
+        for field, (found, wanted) in expected.items()
+        if found != wanted
+    ]
+    if reasons:
+        return reasons
+    for modality in MODALITIES:
         for chunk in chunks:
-            path = chunk_path(workspace, name, chunk)
-            size = path.stat().st_size if path.is_file() else -1
-            if size != commit.chunk_bytes:
-                what = "is missing" if size < 0 else f"has {size} bytes"
-                return f"{name} chunk {chunk} {what}, commit says {commit.chunk_bytes} bytes"
-    if not rows_path(workspace, shard).is_file():
-        return "rows table is missing"
-    return ""
+            found = size(chunk_name(modality, chunk))
+            if found is None:
+                reasons.append(f"{_chunk(plan, modality, chunk)} is missing")
+            elif found != commit.chunk_bytes:
+                what = f"has {found} bytes, expected {commit.chunk_bytes}"
+                reasons.append(f"{_chunk(plan, modality, chunk)} {what}")
+    if size(rows_name(commit.shard)) is None:
+        reasons.append(f"{rows_name(commit.shard)} is missing")
+    return reasons
 
 
-def _bad_checksum(workspace: Path, plan: Plan, commit: ShardCommit) -> str:
-    """Return which file does not match its checksum in the commit, or nothing."""
-    for name, sums in (("image", commit.image_crc32c), ("title", commit.title_crc32c)):
-        for chunk, checksum in zip(chunk_range(plan, commit.shard), sums, strict=True):
-            data = np.fromfile(chunk_path(workspace, name, chunk), np.uint8)
-            footer = int.from_bytes(data[-FOOTER_BYTES:].tobytes(), "little")
-            if footer != checksum or crc32c(data[:-FOOTER_BYTES]) != checksum:
-                return f"{name} chunk {chunk} does not match its crc32c in the commit"
-    rows = rows_path(workspace, commit.shard).read_bytes()
-    if hashlib.sha256(rows).hexdigest() != commit.rows_sha256:
-        return "rows table does not match its sha256 in the commit"
-    return ""
+def _bad_files(workspace: Storage, plan: Plan, commit: ShardCommit) -> list[str]:
+    """Name every file that does not match the commit, or the rows table."""
+    name = rows_name(commit.shard)
+    try:
+        data = workspace.read(name)
+    except FileNotFoundError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != commit.rows_sha256:
+        rows, reasons = None, [f"{name} does not match its sha256 in the commit"]
+    else:
+        rows = parquet_table(data, ("row", "image_ok", "title_ok", "error"))
+        reasons = _miscounted(name, rows, commit)
+    buffers = threading.local()
+
+    def problem(modality: str, index: int) -> str:
+        if not hasattr(buffers, "chunk"):
+            buffers.chunk = np.empty((plan.chunk_rows, plan.encoder.embed_dim), ITEM_DTYPE)
+        chunk = chunk_range(plan, commit.shard)[index]
+        checksum = (commit.image_crc32c if modality == "image" else commit.title_crc32c)[index]
+        found = read_chunk(workspace, chunk_name(modality, chunk), buffers.chunk, checksum)
+        if not found and rows is not None:
+            part = rows[f"{modality}_ok"].slice(index * plan.chunk_rows, plan.chunk_rows)
+            is_absent = np.isnan(buffers.chunk[: len(part), 0])
+            if num := int((is_absent == part.to_numpy()).sum()):
+                found = f"has {num} rows that are not what {modality}_ok says"
+        return f"{_chunk(plan, modality, chunk)} {found}" if found else ""
+
+    jobs = [(m, index) for m in MODALITIES for index in range(len(commit.image_crc32c))]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return reasons + [found for found in pool.map(lambda job: problem(*job), jobs) if found]
+
+
+def _miscounted(name: str, rows: pa.Table, commit: ShardCommit) -> list[str]:
+    """Compare the rows table with what the commit says of it."""
+    numbers = rows["row"].to_numpy()
+    counts = {
+        "rows": (len(rows), commit.stop - commit.start),
+        "image_ok": (pc.sum(rows["image_ok"]).as_py(), commit.image_ok),
+        "title_ok": (pc.sum(rows["title_ok"]).as_py(), commit.title_ok),
+        "errors": (len(rows) - rows["error"].null_count, commit.num_bad),
+    }
+    reasons = [
+        f"{name} has {found} {what}, its commit says {wanted}"
+        for what, (found, wanted) in counts.items()
+        if found != wanted
+    ]
+    if not np.array_equal(numbers, np.arange(commit.start, commit.stop)):
+        reasons.append(f"{name} has other row numbers than {commit.start} to {commit.stop - 1}")
+    return reasons
+
+
+def _chunk(plan: Plan, modality: str, chunk: int) -> str:
+    """Name a chunk's file and its rows."""
+    start = chunk * plan.chunk_rows
+    stop = min(start + plan.chunk_rows, plan.num_items)
+    return f"{chunk_name(modality, chunk)} (rows {start} to {stop - 1})"
+
+
+def find_orphans(workspace: Storage, plan: Plan) -> list[str]:
+    """List what nobody needs any more: temporary files, and parts and leases of ended runs.
+
+    A temporary file is only left behind where nobody is writing, so while a shard is being written
+    none is listed.
+    """
+    sizes = workspace.sizes("")
+    states = list(shard_states(workspace, plan, range(plan.num_shards)))
+    is_running = any(state.state == "running" for state in states)
+    found = [name for name in sizes if is_temporary(name) and not is_running]
+    for state in states:
+        if state.state != "running" and lease_name(state.shard) in sizes:
+            found.append(lease_name(state.shard))
+        if state.state == "done":
+            parts = [part_name(state.shard, chunk) for chunk in chunk_range(plan, state.shard)]
+            found += [part for part in parts if part in sizes]
+    return sorted(found)

@@ -10,13 +10,12 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
-from cache.storage import atomic_write
+from cache.storage import Storage
 from pipeline.device import pick_device
 from pipeline.fit import RunResult, fit, without_unused
 from pipeline.metrics import TOP, Metrics
@@ -44,12 +43,12 @@ class Comparison:
     """top1 and top5, and their change against approach 1."""
     table2: TextTable
     """Share of test items with 0..5 of the top 5 in range, and the mean."""
-    files: tuple[Path, ...]
+    files: tuple[str, ...]
     """What was written."""
 
 
 def compare(
-    workspace: Path,
+    workspace: Storage,
     plan: Plan,
     *,
     approaches: Sequence[str] = PAPER_APPROACHES,
@@ -60,7 +59,7 @@ def compare(
     """Fit what is missing and compare.
 
     Args:
-        workspace: folder with the plan, the cache and the label graph.
+        workspace: where the plan, the cache and the label graph are.
         plan: the workspace's plan.
         approaches: names; approach 1 is always among them.
         num_seeds: runs of each approach, with seeds 0, 1, ...
@@ -118,7 +117,7 @@ def nearest_title_top1(data: FitData) -> float:
 
 
 def _write(
-    workspace: Path,
+    workspace: Storage,
     runs: dict[str, list[RunResult]],
     references: dict[str, float],
     *,
@@ -129,8 +128,6 @@ def _write(
     note = f"{num_test:,} test items; mean" + (" +- std" if num_seeds > 1 else "")
     note += f" of {num_seeds} seed{'s' if num_seeds > 1 else ''}"
     table1, table2 = _table1(metrics, references, note), _table2(metrics, note)
-    folder = workspace / "report"
-    files = tuple(folder / f"compare.{suffix}" for suffix in ("md", "json", "png"))
     record: dict[str, Any] = {
         "num_test": num_test,
         "references_top1": references,
@@ -142,10 +139,14 @@ def _write(
             for name, results in runs.items()
         },
     }
-    atomic_write(files[0], f"{table1.markdown()}\n{table2.markdown()}".encode())
-    atomic_write(files[1], (json.dumps(record, indent=2) + "\n").encode())
-    atomic_write(files[2], plot_compare(metrics))
-    return Comparison(table1=table1, table2=table2, files=files)
+    files = {
+        "report/compare.md": f"{table1.markdown()}\n{table2.markdown()}".encode(),
+        "report/compare.json": (json.dumps(record, indent=2) + "\n").encode(),
+        "report/compare.png": plot_compare(metrics),
+    }
+    for name, data in files.items():
+        workspace.write(name, data)
+    return Comparison(table1=table1, table2=table2, files=tuple(map(workspace.where, files)))
 
 
 def _table1(

@@ -10,7 +10,6 @@ B batch, D embedding width, C classes, P predictions kept per item.
 import json
 import logging
 import math
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cache.layout import parquet_bytes
-from cache.storage import atomic_write
+from cache.storage import Storage
 from pipeline.device import pick_device
 from pipeline.fusion import FusionNetwork
 from pipeline.losses import check_gamma, focal_loss, kl_to_targets, to_tensors
@@ -44,9 +43,7 @@ from schemas.configs import digest, from_json, to_dict, to_json
 from schemas.errors import (
     ConfigError,
     FitError,
-    PipelineError,
     TargetError,
-    WorkspaceError,
 )
 from schemas.plan import Plan
 from schemas.run import FitConfig, RunRecord
@@ -67,7 +64,7 @@ class RunResult:
 
     name: str
     """Folder below runs/."""
-    folder: Path
+    folder: str
     """Where its files are."""
     metrics: Metrics
     """On test."""
@@ -133,7 +130,7 @@ def without_unused(config: FitConfig) -> FitConfig:
 
 
 def fit(
-    workspace: Path,
+    workspace: Storage,
     plan: Plan,
     config: FitConfig,
     *,
@@ -143,7 +140,7 @@ def fit(
     """Train one run, or return it if the same config on the same inputs is finished.
 
     Args:
-        workspace: folder with the plan, the cache and the label graph.
+        workspace: where the plan, the cache and the label graph are.
         plan: the workspace's plan.
         config: everything that shapes the run.
         device: where to train.
@@ -156,11 +153,15 @@ def fit(
     check_gamma(config.gamma)
     data = data or FitData(workspace, plan, chosen, allow_partial=config.allow_partial)
     record = _record(config, data, chosen)
-    folder = workspace / "runs" / run_name(config)
-    if (metrics := _finished(folder, record)) is not None:
-        logger.info("run %s is finished already", folder.name)
+    name = run_name(config)
+    if (metrics := _finished(workspace, name, record)) is not None:
+        logger.info("run %s is finished already", name)
         return RunResult(
-            name=folder.name, folder=folder, metrics=metrics, is_reused=True, seconds=0.0
+            name=name,
+            folder=workspace.where(f"runs/{name}"),
+            metrics=metrics,
+            is_reused=True,
+            seconds=0.0,
         )
     options = TargetOptions(
         alpha=config.alpha,
@@ -169,38 +170,38 @@ def fit(
         schedule=config.schedule,
     )
     table = approach.build(data.graph, options)
-    try:
-        return _run(data, record, approach, table, folder)
-    except OSError as error:
-        if isinstance(error, PipelineError):
-            raise
-        raise WorkspaceError(
-            f"cannot write: {error.strerror or error}",
-            where=str(folder),
-            fix="free space or rights there, then run the same command again",
-        ) from error
+    return _run(workspace, data, record, approach, table)
 
 
 def _run(
-    data: FitData, record: RunRecord, approach: Approach, table: TargetTable, folder: Path
+    workspace: Storage, data: FitData, record: RunRecord, approach: Approach, table: TargetTable
 ) -> RunResult:
     """Train, evaluate on test and write the run's files, metrics.json last."""
-    if folder.exists():
-        shutil.rmtree(folder)  # unfinished, or of other inputs
-    atomic_write(folder / "config.json", to_json(record).encode())
+    name = run_name(record.config)
+    place = f"runs/{name}"
+    for old in workspace.sizes(place):
+        workspace.remove(old)  # unfinished, or of other inputs
+    workspace.write(f"{place}/config.json", to_json(record).encode())
     device = data.labels.device
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        workspace.folder(place) as folder,
+    ):
         torch.manual_seed(record.config.seed)
         network = _Trainer(data, record, approach, table, folder).train()
     seconds = time.perf_counter() - started
     predictions = predict(network, data, data.test, record.config.modalities)
     metrics = _measure(predictions, data, data.test)
-    atomic_write(folder / "model.safetensors", save(network.state_dict()))
-    atomic_write(folder / "predictions.parquet", _predictions_file(predictions, data))
-    atomic_write(folder / "metrics.json", to_json(metrics).encode())
+    workspace.write(f"{place}/model.safetensors", save(network.state_dict()))
+    workspace.write(f"{place}/predictions.parquet", _predictions_file(predictions, data))
+    workspace.write(f"{place}/metrics.json", to_json(metrics).encode())
     return RunResult(
-        name=folder.name, folder=folder, metrics=metrics, is_reused=False, seconds=seconds
+        name=name,
+        folder=workspace.where(place),
+        metrics=metrics,
+        is_reused=False,
+        seconds=seconds,
     )
 
 
@@ -263,7 +264,7 @@ class _Trainer:
         with (
             SummaryWriter(str(self.folder)) as events,
             (self.folder / "history.jsonl").open("w", encoding="utf-8") as history,
-            Progress(f"fit {self.folder.name}", total) as progress,
+            Progress(f"fit {run_name(self.config)}", total) as progress,
         ):
             for epoch in range(1, self.config.epochs + 1):
                 row = self._epoch(epoch, progress)
@@ -280,7 +281,7 @@ class _Trainer:
                     break
         logger.info(
             "%s: best val/top1 %.4f in epoch %d of %d",
-            self.folder.name,
+            run_name(self.config),
             best_top1,
             best_epoch,
             epoch,
@@ -303,7 +304,7 @@ class _Trainer:
         if not math.isfinite(loss):
             raise FitError(
                 f"the loss is {loss} after epoch {epoch} (step {self.step})",
-                where=str(self.folder),
+                where=f"run {run_name(self.config)}",
                 fix=f"lower --lr (it was {self.config.lr:g})",
             )
         predictions = predict(self.network, self.data, self.data.val, self.config.modalities)
@@ -448,20 +449,21 @@ def _git_commit() -> str:
     return done.stdout.strip()
 
 
-def _finished(folder: Path, record: RunRecord) -> Metrics | None:
+def _finished(workspace: Storage, name: str, record: RunRecord) -> Metrics | None:
     """Return the metrics of a finished run of the same config and inputs, else None."""
-    fix = f"delete {folder}"
+    where = workspace.where(f"runs/{name}")
+    fix = f"delete {where}"
     try:
-        config_text = (folder / "config.json").read_text(encoding="utf-8")
-        metrics_text = (folder / "metrics.json").read_text(encoding="utf-8")
-        found = from_json(RunRecord, config_text, where=str(folder), fix=fix)
-        metrics = from_json(Metrics, metrics_text, where=str(folder), fix=fix)
-    except (FileNotFoundError, NotADirectoryError):
+        config_text = workspace.read(f"runs/{name}/config.json").decode()
+        metrics_text = workspace.read(f"runs/{name}/metrics.json").decode()
+        found = from_json(RunRecord, config_text, where=where, fix=fix)
+        metrics = from_json(Metrics, metrics_text, where=where, fix=fix)
+    except FileNotFoundError:
         return None
-    except ConfigError as error:
-        logger.warning("run %s is made again: %s", folder.name, error.what)
+    except (ConfigError, UnicodeDecodeError) as error:
+        logger.warning("run %s is made again: %s", name, error)
         return None
     if (found.config, found.inputs) != (record.config, record.inputs):
-        logger.info("run %s is made again: its config or inputs changed", folder.name)
+        logger.info("run %s is made again: its config or inputs changed", name)
         return None
     return metrics

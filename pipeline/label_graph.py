@@ -6,24 +6,22 @@ C labels, K neighbors.
 """
 
 import hashlib
-import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float64, Int64
 
-from cache.layout import parquet_bytes
+from cache.layout import parquet_bytes, parquet_table
 from cache.reader import labels_state
-from cache.storage import atomic_write
+from cache.storage import Storage
 from schemas.errors import NeighborsError
 from schemas.plan import Plan
 from schemas.tables import NEIGHBORS
 
 _METADATA_KEY = b"shelfwise"
+GRAPH = "neighbors.parquet"
 _RENEW = "run `python cli.py neighbors`"
 
 
@@ -45,12 +43,7 @@ class LabelGraph:
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def graph_path(workspace: Path) -> Path:
-    """Return the place of the graph in a workspace."""
-    return workspace / "neighbors.parquet"
-
-
-def _inputs(workspace: Path, plan: Plan) -> dict[str, object]:
+def _inputs(workspace: Storage, plan: Plan) -> dict[str, object]:
     """Return what the graph depends on, to tell a stale one."""
     commit = labels_state(workspace, plan)
     return {
@@ -61,7 +54,7 @@ def _inputs(workspace: Path, plan: Plan) -> dict[str, object]:
     }
 
 
-def write_graph(workspace: Path, plan: Plan, graph: LabelGraph) -> None:
+def write_graph(workspace: Storage, plan: Plan, graph: LabelGraph) -> None:
     """Write neighbors.parquet with the hashes of what it was made from."""
     num_labels, k = graph.neighbors.shape
     table = pa.table(
@@ -74,31 +67,31 @@ def write_graph(workspace: Path, plan: Plan, graph: LabelGraph) -> None:
     ).cast(NEIGHBORS)
     inputs = json.dumps(_inputs(workspace, plan), sort_keys=True)
     table = table.replace_schema_metadata({_METADATA_KEY: inputs.encode()})
-    atomic_write(graph_path(workspace), parquet_bytes(table))
+    workspace.write(GRAPH, parquet_bytes(table))
 
 
-def read_graph(workspace: Path, plan: Plan) -> LabelGraph:
+def read_graph(workspace: Storage, plan: Plan) -> LabelGraph:
     """Read the label graph.
 
     Raises: NeighborsError if it is missing, unreadable, or made from other label embeddings.
     """
-    path = graph_path(workspace)
-    if not path.is_file():
-        raise NeighborsError("there is no label graph yet", where=str(path), fix=_RENEW)
+    where = workspace.where(GRAPH)
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table = parquet_table(workspace.read(GRAPH))
         found = json.loads(table.schema.metadata[_METADATA_KEY])
         num_labels = plan.num_labels
         neighbors = table["neighbor"].to_numpy().astype(np.int64).reshape(num_labels, -1)
         similarity = table["similarity"].to_numpy().reshape(num_labels, -1)
+    except FileNotFoundError as error:
+        raise NeighborsError("there is no label graph yet", where=where, fix=_RENEW) from error
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise NeighborsError(f"cannot be read: {error}", where=str(path), fix=_RENEW) from error
+        raise NeighborsError(f"cannot be read: {error}", where=where, fix=_RENEW) from error
     expected = _inputs(workspace, plan)
     differing = [name for name in expected if found.get(name) != expected[name]]
     if differing:
         raise NeighborsError(
             f"the label graph is stale: {', '.join(differing)} changed since it was made",
-            where=str(path),
+            where=where,
             fix=_RENEW,
         )
     return LabelGraph(neighbors, similarity)

@@ -8,12 +8,12 @@ C labels, D embedding width, K neighbors. Source: Yang 2022, top 20 nearest neig
 """
 
 import logging
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from cache.reader import read_label_emb, read_labels
+from cache.storage import Storage
 from pipeline.label_graph import LabelGraph, read_graph, write_graph
 from pipeline.labels import find_label
 from pipeline.search import top_k
@@ -29,7 +29,7 @@ _MARGIN = 8  # candidates beyond K, so that ties at the border rarely need a sec
 _FLOAT32_SLACK = 4e-6  # float32 error of a cosine plus one rounding step
 
 
-def build_graph(workspace: Path, plan: Plan, *, k: int = 20) -> LabelGraph:
+def build_graph(workspace: Storage, plan: Plan, *, k: int = 20) -> LabelGraph:
     """Build and write the label graph.
 
     Raises: CacheIncompleteError if the label embeddings are missing or stale; NeighborsError if
@@ -95,11 +95,11 @@ def _rank(
     return np.take_along_axis(candidates, order, axis=1), ranked, decided
 
 
-def neighbors_table(workspace: Path, plan: Plan, text: str) -> TextTable:
+def neighbors_table(workspace: Storage, plan: Plan, text: str) -> TextTable:
     """Return a label's neighbors with their similarities, nearest first.
 
     Args:
-        workspace: folder with the plan and the label graph.
+        workspace: where the plan and the label graph are.
         plan: the workspace's plan.
         text: a label's name, path or label_id.
     Raises: LabelNotFoundError, NeighborsError.

@@ -9,8 +9,6 @@ N items, C labels.
 
 import hashlib
 import logging
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int
 
-from cache.layout import chunk_num_bytes, items_path, labels_path, parquet_bytes
-from cache.reader import read_items
+from cache.layout import LABELS_TABLE, chunk_num_bytes, items_name, parquet_bytes
+from cache.reader import PLAN, read_items, read_plan
 from cache.reader import read_labels as read_planned_labels
-from cache.storage import atomic_write, remove
+from cache.storage import Storage
 from pipeline.encoder import load_encoder, resolve
 from pipeline.items import find_items, scan
 from pipeline.labels import duplicates, label_texts, labels_sha256, read_labels
+from pipeline.locations import absolute
 from pipeline.progress import Progress, duration
 from pipeline.splits import assign_splits
 from pipeline.text_table import TextTable
@@ -37,9 +36,8 @@ from schemas.errors import (
     ConfigError,
     PlanMismatchError,
     PlanNotFoundError,
-    WorkspaceError,
 )
-from schemas.plan import ItemsSource, Plan, plan_path, read_plan
+from schemas.plan import ItemsSource, Plan
 from schemas.tables import ITEMS, LABELS, SPLITS
 
 logger = logging.getLogger(__name__)
@@ -59,8 +57,8 @@ class PlanReport:
     """Items per split."""
     disk_bytes: int
     """Size of the finished cache."""
-    free_bytes: int
-    """Free space where the workspace is."""
+    free_bytes: int | None
+    """Free space where the workspace is; None where nobody knows."""
     items_per_second: float
     """Of the encoder on this machine, without reading and decoding."""
 
@@ -81,7 +79,11 @@ class PlanReport:
             ("encoder", f"{plan.encoder.model} {plan.encoder.pretrained}".strip()),
             ("embedding", f"D = {plan.encoder.embed_dim}, spec_id {plan.spec_id}"),
             ("shards", f"{plan.num_shards} of up to {plan.shard_rows:,} items"),
-            ("disk", f"{_gigabytes(self.disk_bytes)}, free {_gigabytes(self.free_bytes)}"),
+            (
+                "disk",
+                _gigabytes(self.disk_bytes)
+                + (f", free {_gigabytes(self.free_bytes)}" if self.free_bytes else ""),
+            ),
             (
                 "time",
                 f"about {duration(seconds)} at {self.items_per_second:,.0f} items/s, "
@@ -105,13 +107,13 @@ class _Scanned:
 
 
 def make_plan(
-    workspace: Path,
+    workspace: Storage,
     *,
-    items: Path,
-    labels: Path,
+    items: str | Path,
+    labels: str | Path,
     model: str,
     pretrained: str,
-    items_root: Path | None = None,
+    items_root: str | Path | None = None,
     label_text: str = "name",
     allow_duplicate_names: bool = False,
     shard_rows: int = 65536,
@@ -141,7 +143,7 @@ def make_plan(
     Raises: CatalogError, EncoderError, ConfigError; PlanMismatchError if another plan is there.
     """
     _check_sizes(shard_rows, chunk_rows)
-    _check_writable(workspace)
+    workspace.check_writable()
     label_table = read_labels(labels)
     _check_texts(label_texts(label_table, label_text), allow_duplicate_names, labels)
     source = find_items(items, items_root)
@@ -153,7 +155,7 @@ def make_plan(
     labels_file = _labels_file(label_table, counts)
     plan = Plan(
         items=source,
-        labels_path=str(labels.resolve()),
+        labels_path=absolute(labels),
         labels_sha256=labels_sha256(label_table),
         label_text=label_text,
         num_items=len(scanned.labels),
@@ -185,17 +187,13 @@ def make_plan(
         class_counts=counts,
         split_counts={name: int((splits == code).sum()) for code, name in enumerate(SPLITS)},
         disk_bytes=2 * num_chunks * chunk_num_bytes(plan) + 200 * plan.num_items,
-        free_bytes=shutil.disk_usage(_existing(workspace)).free,
+        free_bytes=workspace.free_bytes(),
         items_per_second=encoder.items_per_second(),
     )
 
 
 def _gigabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:,.2f} GB"
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
 
 
 def _check_sizes(shard_rows: int, chunk_rows: int) -> None:
@@ -207,18 +205,7 @@ def _check_sizes(shard_rows: int, chunk_rows: int) -> None:
         )
 
 
-def _check_writable(workspace: Path) -> None:
-    """Refuse a workspace that cannot be written before anything slow is done."""
-    place = _existing(workspace)
-    if not (place.is_dir() and os.access(place, os.W_OK)):
-        raise WorkspaceError(
-            "the workspace cannot be written",
-            where=str(place),
-            fix="choose another --workspace, or get the right to write there",
-        )
-
-
-def _check_texts(texts: list[str], allow_duplicate_names: bool, path: Path) -> None:
+def _check_texts(texts: list[str], allow_duplicate_names: bool, path: str | Path) -> None:
     repeated = duplicates(texts)
     if repeated and not allow_duplicate_names:
         raise CatalogError(
@@ -342,7 +329,7 @@ class _ShardHashes:
         return tuple(each.hexdigest() for each in self._hashes)
 
 
-def _differs(workspace: Path, plan: Plan, *, force: bool) -> bool:
+def _differs(workspace: Storage, plan: Plan, *, force: bool) -> bool:
     """Say whether the plan has to be written; refuse to replace another without `force`."""
     try:
         old = read_plan(workspace)
@@ -352,14 +339,14 @@ def _differs(workspace: Path, plan: Plan, *, force: bool) -> bool:
     if differing and not force:
         raise PlanMismatchError(
             "this workspace has a different plan (old -> new): " + "; ".join(differing[:8]),
-            where=str(plan_path(workspace)),
+            where=workspace.where(PLAN),
             fix="use another --workspace, or --force to replace the plan; shards whose items and "
             "encoder stay the same are kept",
         )
     return bool(differing) or not _tables_are_there(workspace, plan)
 
 
-def _tables_are_there(workspace: Path, plan: Plan) -> bool:
+def _tables_are_there(workspace: Storage, plan: Plan) -> bool:
     try:
         read_planned_labels(workspace, plan)
         for shard in range(plan.num_shards):
@@ -394,11 +381,13 @@ def _labels_file(label_table: pa.Table, counts: Int[np.ndarray, " C"]) -> bytes:
     return parquet_bytes(labels.append_column("count", pa.array(counts)).cast(LABELS))
 
 
-def _write(workspace: Path, plan: Plan, items_files: Iterator[bytes], labels_file: bytes) -> None:
-    remove(plan_path(workspace))  # not planned until all of it is written
-    for stale in items_path(workspace, 0).parent.glob("*.parquet"):
-        remove(stale)
+def _write(
+    workspace: Storage, plan: Plan, items_files: Iterator[bytes], labels_file: bytes
+) -> None:
+    workspace.remove(PLAN)  # not planned until all of it is written
+    for stale in workspace.sizes("items"):
+        workspace.remove(stale)
     for shard, file in enumerate(items_files):
-        atomic_write(items_path(workspace, shard), file)
-    atomic_write(labels_path(workspace), labels_file)
-    atomic_write(plan_path(workspace), to_json(plan).encode())
+        workspace.write(items_name(shard), file)
+    workspace.write(LABELS_TABLE, labels_file)
+    workspace.write(PLAN, to_json(plan).encode())

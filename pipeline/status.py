@@ -1,13 +1,16 @@
 """What a workspace holds: every shard's state, the label embeddings, the graph and the runs."""
 
+import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cache.reader import labels_state
-from cache.verify import ShardState, shard_state
+from cache.storage import Storage
+from cache.verify import ShardState, shard_states
 from pipeline.label_graph import read_graph
+from pipeline.progress import duration
 from pipeline.text_table import TextTable
 from schemas.errors import CacheIncompleteError, PipelineError
 from schemas.plan import Plan
@@ -15,7 +18,7 @@ from schemas.plan import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A workspace as found on disk."""
+    """A workspace as found."""
 
     shards: tuple[ShardState, ...]
     """In plan order."""
@@ -25,16 +28,64 @@ class Status:
     """`done`, or what is wrong."""
     runs: tuple[str, ...]
     """Names of the finished runs."""
+    num_rows: tuple[int, ...]
+    """Items of each shard."""
 
     def counts(self) -> dict[str, int]:
         """Return the number of shards by state."""
         return dict(Counter(shard.state for shard in self.shards))
 
+    def bad_rows(self) -> dict[str, int]:
+        """Return how often each kind of error occurs, over the shards that are done."""
+        total: Counter[str] = Counter()
+        for each in self.shards:
+            if each.commit is not None:
+                total.update(each.commit.reasons)
+        return dict(total.most_common())
+
+    def missing(self) -> list[int]:
+        """Return the shards that nobody has made or is making."""
+        return [each.shard for each in self.shards if each.state in ("missing", "broken")]
+
+    def items_per_second(self) -> float | None:
+        """Return the mean rate at which one process made the shards that are done."""
+        commits = [each.commit for each in self.shards if each.commit is not None]
+        seconds = sum(commit.seconds for commit in commits)
+        items = sum(commit.stop - commit.start for commit in commits)
+        return items / seconds if seconds > 0 else None
+
+    def seconds_left(self) -> float | None:
+        """Return the time to go at the mean rate, as many processes at work as hold a lease.
+
+        What a running shard has done already is not counted as done, so it may take less.
+        """
+        rate, counts = self.items_per_second(), self.counts()
+        if rate is None or counts.get("done") == len(self.shards):
+            return None if rate is None else 0.0
+        open_items = sum(
+            num
+            for each, num in zip(self.shards, self.num_rows, strict=True)
+            if each.state != "done"
+        )
+        return open_items / rate / max(counts.get("running", 0), 1)
+
     def as_dict(self) -> dict[str, Any]:
         """Return for `--json`."""
         return {
+            "counts": self.counts(),
+            "items_per_second": self.items_per_second(),
+            "seconds_left": self.seconds_left(),
+            "bad_rows": self.bad_rows(),
+            "missing": self.missing(),
             "shards": [
-                {"shard": each.shard, "state": each.state, "reason": each.reason}
+                {
+                    "shard": each.shard,
+                    "state": each.state,
+                    "reasons": list(each.reasons),
+                    "holder": str(each.holder) if each.holder else None,
+                    "held_seconds": _age(each),
+                    "chunks_done": each.chunks_done,
+                }
                 for each in self.shards
             ],
             "labels": self.labels,
@@ -45,8 +96,15 @@ class Status:
     def table(self) -> TextTable:
         """Return one row a shard."""
         counts = ", ".join(f"{num} {state}" for state, num in sorted(self.counts().items()))
-        notes = [
-            f"shards: {counts}",
+        notes = [f"shards: {counts}"]
+        if (rate := self.items_per_second()) is not None:
+            left = self.seconds_left() or 0.0
+            running = max(self.counts().get("running", 0), 1)
+            ahead = f"; about {duration(left)} left for {running} processes" if left else ""
+            notes.append(f"rate: {rate:,.0f} items/s a process{ahead}")
+        bad = ", ".join(f"{num:,} {reason}" for reason, num in self.bad_rows().items())
+        notes += [
+            f"bad rows: {bad or 'none'}",
             f"label embeddings: {self.labels}",
             f"label graph: {self.graph}",
             f"finished runs: {', '.join(self.runs) or 'none'}",
@@ -54,23 +112,36 @@ class Status:
         return TextTable(
             title="Shards",
             columns=("shard", "state", "items", "images", "titles", "bad", "items/s", "host"),
-            rows=tuple(_row(shard) for shard in self.shards),
+            rows=tuple(map(_row, self.shards, self.num_rows)),
             note="\n".join(notes),
         )
 
 
-def read_status(workspace: Path, plan: Plan) -> Status:
-    """Look at every commit and file size; no data is read."""
-    runs = sorted((workspace / "runs").glob("*/metrics.json"))
+def read_status(workspace: Storage, plan: Plan) -> Status:
+    """Look at every commit, lease and file size; no data is read."""
+    runs = sorted(name for name in workspace.sizes("runs") if name.endswith("/metrics.json"))
+    ranges = map(plan.shard_range, range(plan.num_shards))
     return Status(
-        shards=tuple(shard_state(workspace, plan, shard) for shard in range(plan.num_shards)),
+        shards=tuple(shard_states(workspace, plan, range(plan.num_shards))),
         labels=_problem(labels_state, workspace, plan),
         graph=_problem(read_graph, workspace, plan),
-        runs=tuple(path.parent.name for path in runs),
+        runs=tuple(name.split("/")[-2] for name in runs),
+        num_rows=tuple(stop - start for start, stop in ranges),
     )
 
 
-def _problem(check: Any, workspace: Path, plan: Plan) -> str:
+def index_string(shards: Sequence[int]) -> str:
+    """Write numbers as a job array takes them: 0-3,7,9-10."""
+    parts: list[list[int]] = []
+    for shard in shards:
+        if parts and parts[-1][1] == shard - 1:
+            parts[-1][1] = shard
+        else:
+            parts.append([shard, shard])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def _problem(check: Any, workspace: Storage, plan: Plan) -> str:
     try:
         check(workspace, plan)
     except CacheIncompleteError as error:
@@ -80,12 +151,21 @@ def _problem(check: Any, workspace: Path, plan: Plan) -> str:
     return "done"
 
 
-def _row(state: ShardState) -> tuple[str, ...]:
+def _age(state: ShardState) -> float | None:
+    """Return for how long a running shard's lease has been held, by the holder's clock."""
+    return max(0.0, time.time() - state.holder.taken) if state.holder else None
+
+
+def _row(state: ShardState, num_rows: int) -> tuple[str, ...]:
     commit = state.commit
     if commit is None:
-        what = f"{state.state}: {state.reason}" if state.reason else state.state
-        return (f"{state.shard:05d}", what, "", "", "", "", "", "")
-    num_rows = commit.stop - commit.start
+        what = f"{state.state}: {state.reason}" if state.reasons else state.state
+        if state.holder:
+            what = f"running for {duration(_age(state) or 0.0)}"
+        if state.chunks_done:
+            what += f" ({state.chunks_done} chunks done)"
+        host = f"{state.holder.host} ({state.holder.pid})" if state.holder else ""
+        return (f"{state.shard:05d}", what, f"{num_rows:,}", "", "", "", "", host)
     return (
         f"{state.shard:05d}",
         state.state,

@@ -6,7 +6,6 @@ N items, D embedding width.
 """
 
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from jaxtyping import Bool, Float16, Int64, Shaped
 from torch import Tensor
 
 from cache.reader import Cache, read_all_items
+from cache.storage import Storage
 from pipeline.label_graph import LabelGraph, read_graph
 from pipeline.splits import TEST, TRAIN, VAL
 from schemas.configs import digest
@@ -32,12 +32,12 @@ class FitData:
     """
 
     def __init__(
-        self, workspace: Path, plan: Plan, device: torch.device, *, allow_partial: bool = False
+        self, workspace: Storage, plan: Plan, device: torch.device, *, allow_partial: bool = False
     ) -> None:
         """Read items, rows and label graph, and check that they belong together.
 
         Args:
-            workspace: folder with the plan, the cache and the label graph.
+            workspace: where the plan, the cache and the label graph are.
             plan: the workspace's plan.
             device: where the tensors are to live.
             allow_partial: take unfinished shards as items without embeddings.
@@ -52,7 +52,7 @@ class FitData:
         if items["item_id"] != rows["item_id"] or items["row"] != rows["row"]:
             raise CacheCorruptError(
                 "item ids of the plan and of the cache differ",
-                where=str(workspace / "cache" / "rows"),
+                where=workspace.where("cache/rows"),
                 fix="run `python cli.py embed --all --redo`",
             )
         image_ok, title_ok = rows["image_ok"].to_numpy(), rows["title_ok"].to_numpy()
@@ -90,13 +90,13 @@ class FitData:
         return torch.from_numpy(np.array(array)).to(self.device)
 
     def _rows(
-        self, split: int, is_in: Bool[np.ndarray, " N"], workspace: Path
+        self, split: int, is_in: Bool[np.ndarray, " N"], workspace: Storage
     ) -> Int64[Tensor, " n"]:
         rows = np.flatnonzero(is_in)
         if not len(rows):
             raise FitError(
                 f"there are no {SPLITS[split]} items",
-                where=str(workspace / "items"),
+                where=workspace.where("items"),
                 fix="plan a larger catalog, or leave its column `split` out",
             )
         return self._tensor(rows)

@@ -29,6 +29,8 @@ class ShardCommit:
     """Rows with a title embedding."""
     num_bad: int
     """Rows that lack one of the two."""
+    reasons: dict[str, int]
+    """How often each kind of error occurs, such as `image: no such file`."""
     chunk_bytes: int
     """Size of every chunk file of this shard."""
     image_crc32c: tuple[int, ...]
@@ -38,15 +40,35 @@ class ShardCommit:
     rows_sha256: str
     """Of the rows file."""
     compute_dtype: str
-    """In which the encoder ran."""
+    """In which the encoder ran; `imported` where the embeddings were made elsewhere."""
     batch_size: int
-    """At which the encoder ran."""
+    """At which the encoder ran; 0 where it did not."""
     seconds: float
-    """Wall time from the first read to the commit."""
+    """Wall time from the first read to the commit, of the run that wrote it."""
     host: str
     """Machine that made it."""
     body_sha256: str = ""
     """Of the rest of this commit in canonical form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkPart:
+    """A finished chunk of a shard that is not committed yet; travels in its rows table."""
+
+    chunk: int
+    """Number of the chunk in the arrays."""
+    spec_id: str
+    """Of the encoder that made it."""
+    items_sha256: str
+    """Of the shard's items, as in the plan."""
+    image_crc32c: int
+    """Of the image chunk."""
+    title_crc32c: int
+    """Of the title chunk."""
+    compute_dtype: str
+    """As in the commit."""
+    batch_size: int
+    """As in the commit."""
 
 
 @dataclass(frozen=True, kw_only=True)

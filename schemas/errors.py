@@ -50,6 +50,10 @@ class EncoderError(PipelineError, RuntimeError):
     """An encoder cannot be resolved or loaded, or is not the planned one."""
 
 
+class DeviceError(PipelineError, RuntimeError):
+    """A process on one of several devices failed."""
+
+
 class WorkspaceError(PipelineError, OSError):
     """The workspace cannot be read or written."""
 
@@ -68,6 +72,14 @@ class CacheIncompleteError(PipelineError, RuntimeError):
 
 class CacheCorruptError(PipelineError, RuntimeError):
     """A committed file does not match its checksum."""
+
+
+class CacheBrokenError(PipelineError, RuntimeError):
+    """`verify` found something that claims to be done and is not."""
+
+
+class LeaseError(PipelineError, RuntimeError):
+    """Another process holds the shard."""
 
 
 class TooManyBadRowsError(PipelineError, RuntimeError):

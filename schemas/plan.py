@@ -5,11 +5,10 @@ shard: 22 kB at 12M items in 184 shards.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from schemas.configs import digest, from_json
-from schemas.errors import ConfigError, PlanNotFoundError, ShardError, WorkspaceError
+from schemas.configs import digest
+from schemas.errors import ConfigError, ShardError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +16,15 @@ class SourceFile:
     """One file of the items catalog."""
 
     path: str
-    """Absolute path."""
+    """Absolute path, or a URL as the user gave it."""
     num_bytes: int
     """Size in bytes."""
     num_rows: int
     """Items in it."""
     sha256: str
-    """Of the whole file (CSV), or of its footer, which holds every column's place (Parquet)."""
+    """Of the whole file (CSV), of its footer, which holds every column's place (Parquet), or of its
+    members' names, sizes and offsets (tar), which do not tell a picture overwritten in place by
+    another of the same size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,9 @@ class ItemsSource:
     files: tuple[SourceFile, ...]
     """In plan order: row order is file order, then order within the file."""
     root: str
-    """Absolute folder that relative image paths start from and may not leave."""
+    """Absolute folder or URL that relative image paths start from and may not leave."""
     has_image_bytes: bool
-    """True: the column `image` holds encoded pictures. False: `image_path` names files."""
+    """True: the column `image` or a tar holds encoded pictures. False: `image_path` names files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,9 @@ class EncoderSpec:
     """Class of the tokenizer and its context length."""
     embed_dim: int
     """D, the width of an embedding."""
-    decode: str = "full"
-    """How pictures are decoded: `full` resolution before the resize."""
+    decode: str = "scaled"
+    """How pictures are decoded before the resize: at `full` size, or `scaled` by libjpeg to a
+    half or a quarter where that leaves twice the encoder's input."""
     storage_dtype: str = "float16"
     """Of the item embeddings in the cache."""
     is_normalized: bool = True
@@ -180,30 +182,3 @@ class Plan:
             )
         start = shard * self.shard_rows
         return start, min(start + self.shard_rows, self.num_items)
-
-
-def plan_path(workspace: Path) -> Path:
-    """Return the place of the plan in a workspace."""
-    return workspace / "plan.json"
-
-
-def read_plan(workspace: Path) -> Plan:
-    """Read the plan of a workspace.
-
-    Raises: PlanNotFoundError if there is none; ConfigError if it does not fit.
-    """
-    path = plan_path(workspace)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise PlanNotFoundError(
-            "this workspace has no plan yet",
-            where=str(path),
-            fix="run `python cli.py plan --items ITEMS --labels LABELS`, "
-            "or point --workspace at one that has a plan",
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkspaceError(
-            f"the plan cannot be read: {error}", where=str(path), fix="check rights and content"
-        ) from error
-    return from_json(Plan, text, where=str(path), fix="run `python cli.py plan ... --force` again")

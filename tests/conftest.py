@@ -9,10 +9,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cache.storage import LocalStorage
+
 # Tests run offline: a hub that is out of reach must never cost a test its minutes.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Networks of a few thousand weights: a second thread only waits for the first.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> LocalStorage:
+    """Return an empty workspace."""
+    return LocalStorage(tmp_path)
+
 
 SMALL_ARCHITECTURE = {
     "embed_dim": 24,

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,64 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cache.layout import ITEM_DTYPE, items_path, labels_path, parquet_bytes
-from cache.storage import atomic_write
+from cache.layout import (
+    ITEM_DTYPE,
+    LABELS_COMMIT,
+    LABELS_TABLE,
+    array_name,
+    chunk_name,
+    commit_name,
+    items_name,
+    parquet_bytes,
+    rows_name,
+)
+from cache.reader import PLAN
+from cache.storage import LocalStorage
 from cache.writer import ShardWriter, write_labels
 from schemas.configs import to_json
-from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess, plan_path
+from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess
 from schemas.tables import ITEMS, LABELS, ROWS
+
+
+def chunk_path(workspace: LocalStorage, name: str, chunk: int) -> Path:
+    """Return the file of a chunk, to damage it."""
+    return workspace.path(chunk_name(name, chunk))
+
+
+def array_path(workspace: LocalStorage, name: str) -> Path:
+    """Return the folder of an array."""
+    return workspace.path(array_name(name))
+
+
+def commit_path(workspace: LocalStorage, shard: int) -> Path:
+    """Return the file of a shard's commit."""
+    return workspace.path(commit_name(shard))
+
+
+def rows_path(workspace: LocalStorage, shard: int) -> Path:
+    """Return the file of a shard's rows."""
+    return workspace.path(rows_name(shard))
+
+
+def items_path(workspace: LocalStorage, shard: int) -> Path:
+    """Return the file of a shard's items."""
+    return workspace.path(items_name(shard))
+
+
+def labels_path(workspace: LocalStorage) -> Path:
+    """Return the file of the labels."""
+    return workspace.path(LABELS_TABLE)
+
+
+def labels_commit_path(workspace: LocalStorage) -> Path:
+    """Return the file of the label embeddings' commit."""
+    return workspace.path(LABELS_COMMIT)
+
+
+def plan_path(workspace: LocalStorage) -> Path:
+    """Return the file of the plan."""
+    return workspace.path(PLAN)
+
 
 PREPROCESS = Preprocess(
     size=(8, 8),
@@ -52,16 +104,15 @@ class HashEncoder:
         self.spec = spec or fake_spec()
         self.num_images = self.num_texts = 0
 
-    def preprocess(self, image: Image.Image) -> np.ndarray:
-        return np.asarray(image.resize(self.spec.preprocess.size))
+    def encode_images(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for pixels in batches:
+            self.num_images += len(pixels)
+            yield np.stack([self._unit(picture.tobytes()) for picture in pixels])
 
-    def encode_images(self, pixels: np.ndarray) -> np.ndarray:
-        self.num_images += len(pixels)
-        return np.stack([self._unit(picture.tobytes()) for picture in pixels])
-
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         self.num_texts += len(texts)
-        return np.stack([self._unit(text.encode()) for text in texts])
+        vectors = [self._unit(text.encode()) for text in texts]
+        return np.array(vectors, np.float32).reshape(len(texts), self.spec.embed_dim)
 
     def _unit(self, content: bytes) -> np.ndarray:
         seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
@@ -113,7 +164,7 @@ def write_catalog(
 
 
 def fake_plan(
-    workspace: Path,
+    workspace: LocalStorage,
     *,
     num_items: int,
     num_labels: int = 3,
@@ -125,7 +176,7 @@ def fake_plan(
     spec = fake_spec(embed_dim)
     num_shards = -(-num_items // shard_rows)
     plan = Plan(
-        items=ItemsSource(files=(), root=str(workspace), has_image_bytes=True),
+        items=ItemsSource(files=(), root=workspace.location, has_image_bytes=True),
         labels_path="labels.csv",
         labels_sha256="0" * 64,
         label_text="name",
@@ -154,7 +205,7 @@ def fake_plan(
             ],
         }
         items_files.append(parquet_bytes(pa.table(table).cast(ITEMS)))
-        atomic_write(items_path(workspace, shard), items_files[-1])
+        workspace.write(items_name(shard), items_files[-1])
     names = [f"Thing {i}" for i in range(num_labels)]
     labels = {
         "label": range(num_labels),
@@ -165,13 +216,13 @@ def fake_plan(
     }
     labels = {name: list(values) for name, values in labels.items()}
     labels_file = parquet_bytes(pa.table(labels).cast(LABELS))
-    atomic_write(labels_path(workspace), labels_file)
+    workspace.write(LABELS_TABLE, labels_file)
     plan = replace(
         plan,
         items_tables=tuple(hashlib.sha256(file).hexdigest() for file in items_files),
         labels_table=hashlib.sha256(labels_file).hexdigest(),
     )
-    atomic_write(plan_path(workspace), to_json(plan).encode())
+    workspace.write(PLAN, to_json(plan).encode())
     return plan
 
 
@@ -189,37 +240,38 @@ def fake_embeddings(plan: Plan, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def write_shard(
-    workspace: Path,
-    plan: Plan,
-    shard: int,
-    embeddings: dict[str, np.ndarray],
-    *,
-    batch_size: int = 50,
+    workspace: LocalStorage, plan: Plan, shard: int, embeddings: dict[str, np.ndarray]
 ) -> None:
     """Write and commit one shard; rows with NaN are marked as absent."""
-    writer = ShardWriter(workspace, plan, shard)
-    for start in range(writer.start, writer.stop, batch_size):
-        part = slice(start, min(start + batch_size, writer.stop))
-        writer.append(image=embeddings["image"][part], title=embeddings["title"][part])
-    rows = slice(writer.start, writer.stop)
-    ok = {name: ~np.isnan(embeddings[name][rows]).any(1) for name in ("image", "title")}
-    num_rows = writer.stop - writer.start
-    table = pa.table(
-        {
-            "row": np.arange(writer.start, writer.stop),
-            "item_id": [f"item-{row:06d}" for row in range(writer.start, writer.stop)],
-            "image_ok": ok["image"],
-            "title_ok": ok["title"],
-            "error": [None if a and b else "absent" for a, b in zip(*ok.values(), strict=True)],
-            "image_sha256": pa.nulls(num_rows, pa.string()),
-            "title_sha256": pa.nulls(num_rows, pa.string()),
-            "image_title_cosine": pa.nulls(num_rows, pa.float32()),
-        }
-    )
-    writer.commit(table.cast(ROWS), compute_dtype="float32", batch_size=batch_size, seconds=1.0)
+    with ShardWriter(workspace, plan, shard, compute_dtype="float32", batch_size=50) as writer:
+        writer.discard(writer.chunks.start)
+        for chunk in writer.missing:
+            rows = slice(*writer.chunk_range(chunk))
+            image, title = embeddings["image"][rows], embeddings["title"][rows]
+            table = rows_table(rows.start, ~np.isnan(image).any(1), ~np.isnan(title).any(1))
+            writer.write(chunk, image=image, title=title, rows=table)
+        writer.commit()
 
 
-def fake_workspace(workspace: Path, *, num_items: int = 300, num_labels: int = 6) -> Plan:
+def rows_table(start: int, image_ok: np.ndarray, title_ok: np.ndarray) -> pa.Table:
+    """Return a rows table without hashes; what is not ok is marked as absent."""
+    num_rows = len(image_ok)
+    columns = {
+        "row": np.arange(start, start + num_rows),
+        "item_id": [f"item-{row:06d}" for row in range(start, start + num_rows)],
+        "image_ok": image_ok,
+        "title_ok": title_ok,
+        "error": [
+            None if a and b else "image: absent" for a, b in zip(image_ok, title_ok, strict=True)
+        ],
+        "image_sha256": pa.nulls(num_rows, pa.string()),
+        "title_sha256": pa.nulls(num_rows, pa.string()),
+        "image_title_cosine": pa.nulls(num_rows, pa.float32()),
+    }
+    return pa.table(columns).cast(ROWS)
+
+
+def fake_workspace(workspace: LocalStorage, *, num_items: int = 300, num_labels: int = 6) -> Plan:
     """Write a whole workspace up to the label graph's inputs: plan, cache, label embeddings."""
     plan = fake_plan(workspace, num_items=num_items, num_labels=num_labels)
     embeddings = fake_embeddings(plan)

@@ -8,6 +8,7 @@ import logging
 import time
 from pathlib import Path
 
+from cache.storage import LocalStorage
 from pipeline.compare import compare
 from pipeline.demo.catalog import write_catalog
 from pipeline.embed import embed
@@ -22,7 +23,7 @@ SHOWN_LABEL = "Cowboy Boots"
 CATALOG_SEED = 0
 
 
-def run_demo(workspace: Path, *, num_items: int = 20_000, device: str = "auto") -> None:
+def run_demo(workspace: LocalStorage, *, num_items: int = 20_000, device: str = "auto") -> None:
     """Make a catalog, embed it, build the label graph, fit all five approaches, print both tables.
 
     Args:
@@ -31,7 +32,7 @@ def run_demo(workspace: Path, *, num_items: int = 20_000, device: str = "auto") 
         device: where to compute.
     """
     started = time.monotonic()
-    catalog = workspace / "catalog"
+    catalog = workspace.root / "catalog"
     with Progress("draw catalog", num_items) as progress:
         write_catalog(catalog, num_items=num_items, seed=CATALOG_SEED, progress=progress.update)
     report = make_plan(
@@ -58,11 +59,13 @@ def run_demo(workspace: Path, *, num_items: int = 20_000, device: str = "auto") 
     found.table1.print()
     found.table2.print()
     markdown, _, picture = found.files
-    option = "" if workspace == Path("workspace").resolve() else f" --workspace {workspace}"
+    option = (
+        "" if workspace.root == Path("workspace").resolve() else f" --workspace {workspace.root}"
+    )
     print(
         f"Done in {duration(time.monotonic() - started)}.\n"
         f"  look at: {picture} (the tables as a picture), {markdown}, {catalog / 'images'}\n"
-        f"  curves:  tensorboard --logdir {workspace / 'runs'}\n"
+        f"  curves:  tensorboard --logdir {workspace.root / 'runs'}\n"
         f"  next:    . .venv/bin/activate\n"
         f'           python cli.py neighbors --show "Rain Boots"{option}\n'
         f"           python cli.py compare --seeds 3{option}"

@@ -7,8 +7,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cli
+from cache.storage import LocalStorage
 from schemas.configs import to_dict
 from schemas.run import FitConfig
+from tests.fakes import fake_plan
 
 COMMANDS = sorted(cli.main.commands)
 ROOT = Path(__file__).parents[2]
@@ -56,8 +58,8 @@ def test_the_workspace_comes_from_the_environment(
     [
         (["embed"], "say what to embed"),
         (["embed", "--shard", "0", "--all"], "only one of"),
-        (["embed", "--shards", "3"], "not A-B"),
-        (["embed", "--shards", "5-3"], "not A-B"),
+        (["embed", "--shards", "3-"], "neither a shard nor A-B"),
+        (["embed", "--shards", "0,5-3"], "neither a shard nor A-B"),
         (["fit"], "--approach"),
         (["fit", "--approach", "1", "--fusion", "sum"], "sum"),
         (["nonsense"], "No such command"),
@@ -65,9 +67,7 @@ def test_the_workspace_comes_from_the_environment(
 )
 def test_wrong_usage_has_exit_code_2(tmp_path: Path, arguments: list[str], problem: str) -> None:
     """As schedulers and shells expect."""
-    from tests.fakes import fake_plan
-
-    fake_plan(tmp_path, num_items=10)
+    fake_plan(LocalStorage(tmp_path), num_items=10)
     workspace = [] if arguments == ["nonsense"] else ["--workspace", str(tmp_path)]
     result = run(*arguments, *workspace)
     assert result.exit_code == 2
@@ -77,6 +77,7 @@ def test_wrong_usage_has_exit_code_2(tmp_path: Path, arguments: list[str], probl
 def test_shards_are_chosen_with_both_ends() -> None:
     """0-15 is sixteen shards, as in a Slurm array."""
     assert list(cli._chosen_shards(None, "0-15", None) or []) == list(range(16))
+    assert list(cli._chosen_shards(None, "0-2,7,1", None) or []) == [0, 1, 2, 7]
     assert list(cli._chosen_shards(7, None, None) or []) == [7]
     assert list(cli._chosen_shards(None, None, 3) or []) == [0, 1, 2]
     assert cli._chosen_shards(None, None, None) is None

@@ -14,6 +14,8 @@ ONLY_IMPORTERS = {
     "open_clip": {"pipeline/encoder.py", "pipeline/demo/train_tiny.py"},
     "faiss": {"pipeline/search.py"},
     "zarr": {"cache/layout.py"},
+    "obstore": {"cache/object_storage.py"},
+    "fsspec": {"pipeline/locations.py"},
 }
 FORBIDDEN = {
     "schemas": ("cache", "pipeline", "cli", "torch", "faiss", "open_clip", "zarr"),

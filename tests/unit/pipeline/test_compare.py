@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cache.storage import LocalStorage
 from pipeline.compare import compare, majority_top1, nearest_title_top1
 from pipeline.fit import fit
 from pipeline.neighbors import build_graph
@@ -17,24 +18,24 @@ from pipeline.tensors import FitData
 from schemas.errors import TargetError
 from schemas.plan import Plan
 from schemas.run import FitConfig
-from tests.fakes import fake_plan, fake_workspace
+from tests.fakes import fake_workspace
 
 QUICK = FitConfig(approach="1", epochs=2, batch_size=32, hidden_dim=16, lr=0.01)
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    plan = fake_workspace(tmp_path)
-    build_graph(tmp_path, plan, k=3)
+def plan(workspace: LocalStorage) -> Plan:
+    plan = fake_workspace(workspace)
+    build_graph(workspace, plan, k=3)
     return plan
 
 
-def test_both_tables_say_what_the_runs_measured(tmp_path: Path, plan: Plan) -> None:
+def test_both_tables_say_what_the_runs_measured(workspace: LocalStorage, plan: Plan) -> None:
     """Read back from the files, against the runs themselves."""
-    found = compare(tmp_path, plan, approaches=["1", "4"], num_seeds=2, config=QUICK, device="cpu")
+    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=2, config=QUICK, device="cpu")
     runs = {
         name: [
-            fit(tmp_path, plan, replace(QUICK, approach=name, seed=seed), device="cpu")
+            fit(workspace, plan, replace(QUICK, approach=name, seed=seed), device="cpu")
             for seed in range(2)
         ]
         for name in ("1", "4")
@@ -47,34 +48,36 @@ def test_both_tables_say_what_the_runs_measured(tmp_path: Path, plan: Plan) -> N
     assert row[2] == f"{100 * (mean['4'] - mean['1']):+.2f}"
     shares = np.mean([run.metrics.neighbors_at_5_shares for run in runs["4"]], axis=0)
     assert found.table2.rows[1][1:7] == tuple(f"{100 * share:.2f}" for share in shares)
-    markdown, record, picture = found.files
+    markdown, record, picture = map(Path, found.files)
     assert found.table1.markdown() in markdown.read_text()
     saved = json.loads(record.read_text())
     assert len(saved["approaches"]["4"]["runs"]) == 2
     assert saved["num_test"] == 60
     with Image.open(picture) as image:
         assert image.size[0] > 500
-    assert read_status(tmp_path, plan).runs == tuple(
+    assert read_status(workspace, plan).runs == tuple(
         sorted(run.name for results in runs.values() for run in results)
     )
 
 
-def test_the_baseline_is_always_among_them(tmp_path: Path, plan: Plan) -> None:
+def test_the_baseline_is_always_among_them(workspace: LocalStorage, plan: Plan) -> None:
     """A change needs something to change from."""
-    found = compare(tmp_path, plan, approaches=["3"], num_seeds=1, config=QUICK, device="cpu")
+    found = compare(workspace, plan, approaches=["3"], num_seeds=1, config=QUICK, device="cpu")
     assert [row[0][:2] for row in found.table1.rows[:2]] == ["1.", "3."]
 
 
-def test_an_unknown_approach_is_refused_before_any_training(tmp_path: Path, plan: Plan) -> None:
+def test_an_unknown_approach_is_refused_before_any_training(
+    workspace: LocalStorage, plan: Plan
+) -> None:
     """Not after the four others ran."""
     with pytest.raises(TargetError, match="'7'"):
-        compare(tmp_path, plan, approaches=["1", "7"], num_seeds=1, config=QUICK, device="cpu")
-    assert not (tmp_path / "runs").exists()
+        compare(workspace, plan, approaches=["1", "7"], num_seeds=1, config=QUICK, device="cpu")
+    assert not (workspace.root / "runs").exists()
 
 
-def test_references_equal_the_obvious_loops(tmp_path: Path, plan: Plan) -> None:
+def test_references_equal_the_obvious_loops(workspace: LocalStorage, plan: Plan) -> None:
     """Largest class and nearest title, item by item."""
-    data = FitData(tmp_path, plan, torch.device("cpu"))
+    data = FitData(workspace, plan, torch.device("cpu"))
     labels, title_emb = data.labels.numpy(), data.title_emb.numpy().astype(np.float64)
     train, test = data.train.numpy(), data.test.numpy()
     counts = [sum(labels[row] == label for row in train) for label in range(6)]
@@ -83,27 +86,3 @@ def test_references_equal_the_obvious_loops(tmp_path: Path, plan: Plan) -> None:
     nearest = [train[np.argmax(title_emb[train] @ title_emb[row])] for row in test]
     hits = [labels[one] == labels[other] for one, other in zip(test, nearest, strict=True)]
     assert nearest_title_top1(data) == pytest.approx(np.mean(hits))
-
-
-def test_status_tells_done_missing_and_broken(tmp_path: Path, plan: Plan) -> None:
-    """What an operator looks at before starting a job array again."""
-    from cache.layout import chunk_path, commit_path
-
-    commit_path(tmp_path, 1).unlink()
-    chunk_path(tmp_path, "title", 5).unlink(missing_ok=True)
-    chunk_path(tmp_path, "title", 4).unlink()
-    found = read_status(tmp_path, plan)
-    assert [shard.state for shard in found.shards] == ["done", "missing", "broken"]
-    assert "title chunk 4 is missing" in found.shards[2].reason
-    assert (found.labels, found.graph) == ("done", "done")
-    text = found.table().markdown()
-    assert "1 broken, 1 done, 1 missing" in text
-    assert json.dumps(found.as_dict())
-
-
-def test_status_of_a_fresh_plan_says_what_is_missing(tmp_path: Path) -> None:
-    """And raises nothing."""
-    found = read_status(tmp_path, fake_plan(tmp_path, num_items=300))
-    assert {shard.state for shard in found.shards} == {"missing"}
-    assert "missing" in found.labels
-    assert found.runs == ()

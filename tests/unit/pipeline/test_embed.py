@@ -10,21 +10,31 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cache.layout import chunk_path, commit_path, labels_commit_path, rows_path
-from cache.reader import Cache, read_label_emb
+from cache.reader import Cache, read_label_emb, read_plan
+from cache.storage import LocalStorage
 from pipeline.embed import embed
 from pipeline.plan import make_plan
 from schemas.configs import to_json
 from schemas.errors import ShardError, SourceChangedError, SpecMismatchError, TooManyBadRowsError
-from schemas.plan import Plan, plan_path, read_plan
-from tests.fakes import HashEncoder, fake_spec, picture_bytes, write_catalog
+from schemas.plan import Plan
+from tests.fakes import (
+    HashEncoder,
+    chunk_path,
+    commit_path,
+    fake_spec,
+    labels_commit_path,
+    picture_bytes,
+    plan_path,
+    rows_path,
+    write_catalog,
+)
 
 
-def planned(tmp_path: Path, small_model: Path, **catalog: object) -> Plan:
+def planned(workspace: LocalStorage, small_model: Path, **catalog: object) -> Plan:
     """Plan with the real small model, then put the fake encoder's spec in its place."""
-    items, labels = write_catalog(tmp_path / "catalog", **catalog)
+    items, labels = write_catalog(workspace.root / "catalog", **catalog)
     make_plan(
-        tmp_path,
+        workspace,
         items=items,
         labels=labels,
         model=f"local-dir:{small_model}",
@@ -34,27 +44,29 @@ def planned(tmp_path: Path, small_model: Path, **catalog: object) -> Plan:
         device="cpu",
     )
     spec = fake_spec()
-    plan = replace(read_plan(tmp_path), encoder=spec, spec_id=spec.spec_id())
-    plan_path(tmp_path).write_text(to_json(plan))
+    plan = replace(read_plan(workspace), encoder=spec, spec_id=spec.spec_id())
+    plan_path(workspace).write_text(to_json(plan))
     return plan
 
 
-def run(tmp_path: Path, plan: Plan, encoder: HashEncoder | None = None, **options: object) -> None:
+def run(
+    workspace: LocalStorage, plan: Plan, encoder: HashEncoder | None = None, **options: object
+) -> None:
     given = {"with_labels": False, "batch_size": 5, "num_workers": 2} | options
     shards = given.pop("shards", range(plan.num_shards))
-    embed(tmp_path, plan, shards, lambda: encoder or HashEncoder(), **given)
+    embed(workspace, plan, shards, lambda: encoder or HashEncoder(), **given)
 
 
 @pytest.mark.parametrize("with_bytes", [True, False])
 def test_every_row_holds_its_own_items_embedding(
-    tmp_path: Path,
+    workspace: LocalStorage,
     small_model: Path,
     with_bytes: bool,
 ) -> None:
     """Against the obvious loop: one item at a time, in catalog order."""
-    plan = planned(tmp_path, small_model, num_items=40, with_bytes=with_bytes)
-    run(tmp_path, plan)
-    encoder, cache = HashEncoder(), Cache(tmp_path, plan)
+    plan = planned(workspace, small_model, num_items=40, with_bytes=with_bytes)
+    run(workspace, plan)
+    encoder, cache = HashEncoder(), Cache(workspace, plan)
     image_emb, title_emb = cache.read("image"), cache.read("title")
     titles = [f"Acme thing {i % 4} no. {i}" for i in range(40)]
     np.testing.assert_array_equal(title_emb, encoder.encode_texts(titles).astype(np.float16))
@@ -66,14 +78,14 @@ def test_every_row_holds_its_own_items_embedding(
     assert rows["error"].null_count == 40
 
 
-def test_bad_items_keep_their_rows_with_reasons(tmp_path: Path, small_model: Path) -> None:
+def test_bad_items_keep_their_rows_with_reasons(workspace: LocalStorage, small_model: Path) -> None:
     """And cost their neighbors in the batch nothing."""
     images: list[object] = [picture_bytes((i, 0, 0)) for i in range(40)]
     titles: list[object] = [f"t{i}" for i in range(40)]
     images[3], images[4], titles[4], titles[17] = b"<html>", None, None, None
-    plan = planned(tmp_path, small_model, num_items=40, image=images, title=titles)
-    run(tmp_path, plan, max_bad=0.2)
-    cache = Cache(tmp_path, plan)
+    plan = planned(workspace, small_model, num_items=40, image=images, title=titles)
+    run(workspace, plan, max_bad=0.2)
+    cache = Cache(workspace, plan)
     rows = cache.read_rows().to_pylist()
     assert rows[3]["error"].startswith("image: not a picture")
     assert rows[4]["error"] == "image: null; title: null"
@@ -87,135 +99,153 @@ def test_bad_items_keep_their_rows_with_reasons(tmp_path: Path, small_model: Pat
     assert rows[3]["image_title_cosine"] is None
 
 
-def test_too_many_bad_rows_end_the_run_after_all_shards(tmp_path: Path, small_model: Path) -> None:
+def test_too_many_bad_rows_end_the_run_after_all_shards(
+    workspace: LocalStorage, small_model: Path
+) -> None:
     """A wrong image root must not pass as success, nor stop shards that could be done."""
     images = [b"broken"] * 8 + [picture_bytes()] * 32
-    plan = planned(tmp_path, small_model, num_items=40, image=images)
+    plan = planned(workspace, small_model, num_items=40, image=images)
     with pytest.raises(TooManyBadRowsError, match="8 of 16 rows") as caught:
-        run(tmp_path, plan)
+        run(workspace, plan)
     assert "00000.parquet" in caught.value.where
-    assert all(commit_path(tmp_path, shard).is_file() for shard in range(3))
+    assert all(commit_path(workspace, shard).is_file() for shard in range(3))
     encoder = HashEncoder()
-    run(tmp_path, plan, encoder, max_bad=0.5)
+    run(workspace, plan, encoder, max_bad=0.5)
     assert encoder.num_images == 0
 
 
-def test_a_shard_with_too_many_bad_rows_is_tried_again(tmp_path: Path, small_model: Path) -> None:
+def test_a_shard_with_too_many_bad_rows_is_tried_again(
+    workspace: LocalStorage, small_model: Path
+) -> None:
     """A mount that was away is back: the same command mends the shard, and only that one."""
-    plan = planned(tmp_path, small_model, num_items=40, with_bytes=False)
-    pictures = {i: tmp_path / "catalog" / f"{i:04d}.png" for i in range(4)}
+    plan = planned(workspace, small_model, num_items=40, with_bytes=False)
+    pictures = {i: workspace.root / "catalog" / f"{i:04d}.png" for i in range(4)}
     saved = {i: path.read_bytes() for i, path in pictures.items()}
     for path in pictures.values():
         path.unlink()
     with pytest.raises(TooManyBadRowsError, match="4 of 16 rows"):
-        run(tmp_path, plan)
+        run(workspace, plan)
     for i, path in pictures.items():
         path.write_bytes(saved[i])
     encoder = HashEncoder()
-    run(tmp_path, plan, encoder)
+    run(workspace, plan, encoder)
     assert encoder.num_images == 16
-    assert Cache(tmp_path, plan).read_rows()["error"].null_count == 40
+    assert Cache(workspace, plan).read_rows()["error"].null_count == 40
 
 
-def test_redo_embeds_what_is_done(tmp_path: Path, small_model: Path) -> None:
+def test_redo_embeds_what_is_done(workspace: LocalStorage, small_model: Path) -> None:
     """For the few pictures that came back without passing the limit."""
-    plan = planned(tmp_path, small_model, num_items=40)
-    run(tmp_path, plan)
+    plan = planned(workspace, small_model, num_items=40)
+    run(workspace, plan)
     encoder = HashEncoder()
-    run(tmp_path, plan, encoder, shards=[1], redo=True)
+    run(workspace, plan, encoder, shards=[1], redo=True)
     assert encoder.num_images == 16
 
 
-def test_a_thread_of_pixels_costs_its_own_row_only(tmp_path: Path, small_model: Path) -> None:
+def test_a_thread_of_pixels_costs_its_own_row_only(
+    workspace: LocalStorage, small_model: Path
+) -> None:
     """Scaled to the encoder's height, a 1 x 20,000 picture is 4.5 million pixels wide."""
     buffer = io.BytesIO()
     Image.new("RGB", (1, 20_000)).save(buffer, "PNG")
     images = [picture_bytes((i, 9, 9)) for i in range(39)] + [buffer.getvalue()]
-    plan = planned(tmp_path, small_model, num_items=40, image=images)
-    run(tmp_path, plan, max_bad=0.2)
-    errors = Cache(tmp_path, plan).read_rows()["error"].to_pylist()
-    assert "more than 100 times as long as wide" in errors[39]
+    plan = planned(workspace, small_model, num_items=40, image=images)
+    run(workspace, plan, max_bad=0.2)
+    errors = Cache(workspace, plan).read_rows()["error"].to_pylist()
+    assert "too narrow: 1 x 20000 pixels" in errors[39]
     assert errors[:39] == [None] * 39
 
 
-def test_missing_files_are_rows_with_reasons(tmp_path: Path, small_model: Path) -> None:
+def test_missing_files_are_rows_with_reasons(workspace: LocalStorage, small_model: Path) -> None:
     """A picture deleted since the plan."""
-    plan = planned(tmp_path, small_model, num_items=40, with_bytes=False)
-    (tmp_path / "catalog" / "0002.png").unlink()
-    (tmp_path / "catalog" / "0003.png").unlink()
-    (tmp_path / "catalog" / "0003.png").mkdir()
-    run(tmp_path, plan, max_bad=0.2)
-    errors = Cache(tmp_path, plan).read_rows()["error"].to_pylist()
+    plan = planned(workspace, small_model, num_items=40, with_bytes=False)
+    (workspace.root / "catalog" / "0002.png").unlink()
+    (workspace.root / "catalog" / "0003.png").unlink()
+    (workspace.root / "catalog" / "0003.png").mkdir()
+    run(workspace, plan, max_bad=0.2)
+    errors = Cache(workspace, plan).read_rows()["error"].to_pylist()
     assert errors[2] == "image: no such file"
     assert errors[3].startswith("image: cannot be read")
 
 
-def test_a_second_run_does_nothing_and_loads_no_encoder(tmp_path: Path, small_model: Path) -> None:
+def test_a_second_run_does_nothing_and_loads_no_encoder(
+    workspace: LocalStorage, small_model: Path
+) -> None:
     """Job arrays run again as a whole; done shards must cost seconds."""
-    plan = planned(tmp_path, small_model, num_items=40)
-    run(tmp_path, plan, with_labels=True)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    plan = planned(workspace, small_model, num_items=40)
+    run(workspace, plan, with_labels=True)
+    before = {path: path.stat().st_mtime_ns for path in (workspace.root / "cache").rglob("*")}
 
     def refuse() -> HashEncoder:
         raise AssertionError("the encoder was loaded")
 
-    embed(tmp_path, plan, range(3), refuse, with_labels=True)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == before
+    embed(workspace, plan, range(3), refuse, with_labels=True)
+    assert {
+        path: path.stat().st_mtime_ns for path in (workspace.root / "cache").rglob("*")
+    } == before
 
 
-def test_only_what_does_not_verify_is_made_again(tmp_path: Path, small_model: Path) -> None:
-    """A flipped bit costs one shard."""
-    plan = planned(tmp_path, small_model, num_items=40)
-    run(tmp_path, plan)
-    original = chunk_path(tmp_path, "image", 2).read_bytes()
-    chunk_path(tmp_path, "image", 2).write_bytes(original[:-1] + b"\x00")
+def test_only_what_does_not_verify_is_made_again(
+    workspace: LocalStorage, small_model: Path
+) -> None:
+    """A flipped bit costs one chunk."""
+    plan = planned(workspace, small_model, num_items=40)
+    run(workspace, plan)
+    original = chunk_path(workspace, "image", 2).read_bytes()
+    chunk_path(workspace, "image", 2).write_bytes(original[:-1] + b"\x00")
     encoder = HashEncoder()
-    run(tmp_path, plan, encoder)
-    assert encoder.num_images == 16
-    assert chunk_path(tmp_path, "image", 2).read_bytes() == original
+    run(workspace, plan, encoder)
+    assert encoder.num_images == 8
+    assert chunk_path(workspace, "image", 2).read_bytes() == original
 
 
-def test_the_bytes_do_not_depend_on_batch_or_threads(tmp_path: Path, small_model: Path) -> None:
+def test_the_bytes_do_not_depend_on_batch_or_threads(
+    workspace: LocalStorage, small_model: Path
+) -> None:
     """Two GPU nodes with other settings make one cache."""
-    plan = planned(tmp_path, small_model, num_items=40)
-    run(tmp_path, plan)
-    paths = [rows_path(tmp_path, 1), chunk_path(tmp_path, "image", 3)]
+    plan = planned(workspace, small_model, num_items=40)
+    run(workspace, plan)
+    paths = [rows_path(workspace, 1), chunk_path(workspace, "image", 3)]
     before = [path.read_bytes() for path in paths]
-    shutil.rmtree(tmp_path / "cache")
-    run(tmp_path, plan, batch_size=64, num_workers=1)
+    shutil.rmtree(workspace.root / "cache")
+    run(workspace, plan, batch_size=64, num_workers=1)
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_shards_may_be_made_in_any_order_and_alone(tmp_path: Path, small_model: Path) -> None:
+def test_shards_may_be_made_in_any_order_and_alone(
+    workspace: LocalStorage, small_model: Path
+) -> None:
     """The labels come with shard 0, or when asked for."""
-    plan = planned(tmp_path, small_model, num_items=40)
-    run(tmp_path, plan, shards=[2])
-    assert not labels_commit_path(tmp_path).exists()
-    run(tmp_path, plan, shards=[0])
+    plan = planned(workspace, small_model, num_items=40)
+    run(workspace, plan, shards=[2])
+    assert not labels_commit_path(workspace).exists()
+    run(workspace, plan, shards=[0])
     names = [f"Thing {i}" for i in range(4)]
-    np.testing.assert_array_equal(read_label_emb(tmp_path, plan), HashEncoder().encode_texts(names))
-    assert pq.read_table(rows_path(tmp_path, 2))["row"].to_pylist() == list(range(32, 40))
+    np.testing.assert_array_equal(
+        read_label_emb(workspace, plan), HashEncoder().encode_texts(names)
+    )
+    assert pq.read_table(rows_path(workspace, 2))["row"].to_pylist() == list(range(32, 40))
     with pytest.raises(ShardError):
-        run(tmp_path, plan, shards=[1, 3])
-    assert not commit_path(tmp_path, 1).exists()
+        run(workspace, plan, shards=[1, 3])
+    assert not commit_path(workspace, 1).exists()
 
 
-def test_a_changed_catalog_is_refused(tmp_path: Path, small_model: Path) -> None:
+def test_a_changed_catalog_is_refused(workspace: LocalStorage, small_model: Path) -> None:
     """Its rows are no longer the plan's."""
-    plan = planned(tmp_path, small_model, num_items=40)
-    write_catalog(tmp_path / "catalog", num_items=41)
+    plan = planned(workspace, small_model, num_items=40)
+    write_catalog(workspace.root / "catalog", num_items=41)
     with pytest.raises(SourceChangedError):
-        run(tmp_path, plan)
+        run(workspace, plan)
 
 
 def test_another_encoder_is_refused_and_the_cache_left_alone(
-    tmp_path: Path, small_model: Path
+    workspace: LocalStorage, small_model: Path
 ) -> None:
     """Even with --force plans: the message names what differs."""
-    plan = planned(tmp_path, small_model, num_items=40)
-    run(tmp_path, plan)
+    plan = planned(workspace, small_model, num_items=40)
+    run(workspace, plan)
     spec = fake_spec(weights="other")
     other = replace(plan, encoder=spec, spec_id=spec.spec_id())
     with pytest.raises(SpecMismatchError, match="weights_sha256"):
-        run(tmp_path, other, HashEncoder(spec))
-    assert Cache(tmp_path, plan).read("image").shape == (40, 16)
+        run(workspace, other, HashEncoder(spec))
+    assert Cache(workspace, plan).read("image").shape == (40, 16)

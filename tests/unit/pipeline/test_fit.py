@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cache.layout import commit_path
+from cache.storage import LocalStorage
 from pipeline.fit import RunResult, fit, lr_factor, run_name, without_unused
 from pipeline.neighbors import build_graph
 from pipeline.tensors import FitData
@@ -25,15 +25,15 @@ from schemas.errors import (
 )
 from schemas.plan import Plan
 from schemas.run import FitConfig
-from tests.fakes import fake_embeddings, fake_plan, fake_workspace, write_shard
+from tests.fakes import commit_path, fake_embeddings, fake_plan, fake_workspace, write_shard
 
 QUICK = FitConfig(approach="4", epochs=6, batch_size=32, hidden_dim=32, lr=0.01)
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    plan = fake_workspace(tmp_path)
-    build_graph(tmp_path, plan, k=3)
+def plan(workspace: LocalStorage) -> Plan:
+    plan = fake_workspace(workspace)
+    build_graph(workspace, plan, k=3)
     return plan
 
 
@@ -42,14 +42,14 @@ def run(workspace: Path, plan: Plan, **changes: object) -> RunResult:
 
 
 def read_history(result: RunResult) -> list[dict[str, float]]:
-    lines = (result.folder / "history.jsonl").read_text().splitlines()
+    lines = (Path(result.folder) / "history.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
 @pytest.mark.parametrize("approach", ["1", "1b", "2", "3", "4", "5"])
-def test_every_approach_learns(tmp_path: Path, plan: Plan, approach: str) -> None:
+def test_every_approach_learns(workspace: LocalStorage, plan: Plan, approach: str) -> None:
     """Six well separated classes; chance is one in six."""
-    result = run(tmp_path, plan, approach=approach)
+    result = run(workspace, plan, approach=approach)
     assert result.metrics.top1 > 0.8
     assert result.metrics.num_items == 60
     history = read_history(result)
@@ -57,76 +57,76 @@ def test_every_approach_learns(tmp_path: Path, plan: Plan, approach: str) -> Non
     assert (history[0]["train/kl"] > 0) == (approach != "1")
 
 
-def test_all_files_of_a_run_are_there_and_fit_together(tmp_path: Path, plan: Plan) -> None:
+def test_all_files_of_a_run_are_there_and_fit_together(workspace: LocalStorage, plan: Plan) -> None:
     """What a later stage needs stands in the run's own folder."""
-    result = run(tmp_path, plan)
-    names = {path.name for path in result.folder.iterdir()}
+    result = run(workspace, plan)
+    names = {path.name for path in Path(result.folder).iterdir()}
     expected = {"config.json", "history.jsonl", "metrics.json", "model.safetensors"}
     assert expected | {"predictions.parquet"} <= names
     assert any("tfevents" in name for name in names)
-    table = pq.read_table(result.folder / "predictions.parquet").to_pylist()
+    table = pq.read_table(Path(result.folder) / "predictions.parquet").to_pylist()
     assert len(table) == 60
     top1 = np.mean([row["top_labels"][0] == row["label"] for row in table])
     assert top1 == pytest.approx(result.metrics.top1)
     assert all(len(row["top_labels"]) == 6 for row in table)
     assert sum(table[0]["top_probabilities"]) == pytest.approx(1, abs=1e-5)
-    config = json.loads((result.folder / "config.json").read_text())
+    config = json.loads((Path(result.folder) / "config.json").read_text())
     assert config["packages"]["torch"] == torch.__version__.split("+")[0]
     assert config["batch_size"] == 32
 
 
-def test_the_same_seed_gives_the_same_run(tmp_path: Path, plan: Plan) -> None:
+def test_the_same_seed_gives_the_same_run(workspace: LocalStorage, plan: Plan) -> None:
     """To the last bit of the weights, on one machine's CPU."""
-    first = run(tmp_path, plan)
-    weights = load_file(first.folder / "model.safetensors")
-    (first.folder / "metrics.json").unlink()
-    second = run(tmp_path, plan)
+    first = run(workspace, plan)
+    weights = load_file(Path(first.folder) / "model.safetensors")
+    (Path(first.folder) / "metrics.json").unlink()
+    second = run(workspace, plan)
     assert second.metrics == first.metrics
     assert not second.is_reused
-    for name, value in load_file(second.folder / "model.safetensors").items():
+    for name, value in load_file(Path(second.folder) / "model.safetensors").items():
         torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
-    other = run(tmp_path, plan, seed=1)
+    other = run(workspace, plan, seed=1)
     assert other.name != first.name
     assert any(
         (value != weights[name]).any()
-        for name, value in load_file(other.folder / "model.safetensors").items()
+        for name, value in load_file(Path(other.folder) / "model.safetensors").items()
     )
 
 
-def test_training_leaves_the_global_random_state_alone(tmp_path: Path, plan: Plan) -> None:
+def test_training_leaves_the_global_random_state_alone(workspace: LocalStorage, plan: Plan) -> None:
     """A notebook that calls fit keeps its own randomness."""
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    run(tmp_path, plan)
+    run(workspace, plan)
     torch.testing.assert_close(torch.rand(3), expected)
 
 
-def test_a_finished_run_is_reused(tmp_path: Path, plan: Plan) -> None:
+def test_a_finished_run_is_reused(workspace: LocalStorage, plan: Plan) -> None:
     """So that compare and the demo cost seconds the second time."""
-    first = run(tmp_path, plan)
-    before = (first.folder / "model.safetensors").stat().st_mtime_ns
-    second = run(tmp_path, plan)
+    first = run(workspace, plan)
+    before = (Path(first.folder) / "model.safetensors").stat().st_mtime_ns
+    second = run(workspace, plan)
     assert second.is_reused
     assert second.metrics == first.metrics
-    assert (first.folder / "model.safetensors").stat().st_mtime_ns == before
+    assert (Path(first.folder) / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_run_of_other_inputs_is_made_again(tmp_path: Path, plan: Plan) -> None:
+def test_a_run_of_other_inputs_is_made_again(workspace: LocalStorage, plan: Plan) -> None:
     """A new label graph, or another cache, makes the old figures stale."""
-    run(tmp_path, plan)
-    build_graph(tmp_path, plan, k=2)
-    assert not run(tmp_path, plan).is_reused
-    assert run(tmp_path, plan).is_reused
-    write_shard(tmp_path, plan, 0, fake_embeddings(plan, seed=9))
-    assert not run(tmp_path, plan).is_reused
+    run(workspace, plan)
+    build_graph(workspace, plan, k=2)
+    assert not run(workspace, plan).is_reused
+    assert run(workspace, plan).is_reused
+    write_shard(workspace, plan, 0, fake_embeddings(plan, seed=9))
+    assert not run(workspace, plan).is_reused
 
 
-def test_a_damaged_record_is_made_again(tmp_path: Path, plan: Plan) -> None:
+def test_a_damaged_record_is_made_again(workspace: LocalStorage, plan: Plan) -> None:
     """Not a stack trace, and not trusted either."""
-    first = run(tmp_path, plan)
-    (first.folder / "config.json").write_text("{")
-    assert not run(tmp_path, plan).is_reused
+    first = run(workspace, plan)
+    (Path(first.folder) / "config.json").write_text("{")
+    assert not run(workspace, plan).is_reused
 
 
 def test_runs_are_named_for_what_they_are() -> None:
@@ -149,41 +149,47 @@ def test_options_that_an_approach_ignores_do_not_make_another_run() -> None:
     assert without_unused(replace(softmax, weighting="affinity")).temperature is None
 
 
-def test_a_finished_run_is_found_without_reading_embeddings(tmp_path: Path, plan: Plan) -> None:
+def test_a_finished_run_is_found_without_reading_embeddings(
+    workspace: LocalStorage, plan: Plan
+) -> None:
     """At 12M items that is 25 GB not read."""
-    run(tmp_path, plan)
-    data = FitData(tmp_path, plan, torch.device("cpu"))
-    assert fit(tmp_path, plan, QUICK, device="cpu", data=data).is_reused
+    run(workspace, plan)
+    data = FitData(workspace, plan, torch.device("cpu"))
+    assert fit(workspace, plan, QUICK, device="cpu", data=data).is_reused
     assert "image_emb" not in vars(data)
 
 
-def test_a_run_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, plan: Plan) -> None:
+def test_a_run_folder_that_cannot_be_written_is_one_clear_error(
+    workspace: LocalStorage, plan: Plan
+) -> None:
     """A full disk or a file in the way, in the middle of training too."""
-    (tmp_path / "runs").write_text("x")
+    (workspace.root / "runs").write_text("x")
     with pytest.raises(WorkspaceError) as caught:
-        run(tmp_path, plan)
+        run(workspace, plan)
     assert "runs" in caught.value.where
 
 
-def test_the_best_epoch_is_kept_and_patience_ends_the_run(tmp_path: Path, plan: Plan) -> None:
+def test_the_best_epoch_is_kept_and_patience_ends_the_run(
+    workspace: LocalStorage, plan: Plan
+) -> None:
     """More epochs than needed cost no accuracy, and little time."""
-    result = run(tmp_path, plan, epochs=40, patience=2)
+    result = run(workspace, plan, epochs=40, patience=2)
     history = read_history(result)
     best = max(range(len(history)), key=lambda i: (history[i]["val/top1"], -i))
     assert len(history) == best + 3 < 40
 
 
-def test_one_modality_alone_ignores_the_other(tmp_path: Path) -> None:
+def test_one_modality_alone_ignores_the_other(workspace: LocalStorage) -> None:
     """So that the figures for images alone and titles alone mean what they say."""
-    plan = fake_plan(tmp_path, num_items=300, num_labels=6)
+    plan = fake_plan(workspace, num_items=300, num_labels=6)
     embeddings = fake_embeddings(plan)
     rng = np.random.default_rng(4)
     embeddings["title"] = rng.standard_normal(embeddings["title"].shape).astype(np.float16)
     for shard in range(plan.num_shards):
-        write_shard(tmp_path, plan, shard, embeddings)
-    fake_workspace_labels(tmp_path, plan)
-    assert run(tmp_path, plan, modalities="image").metrics.top1 > 0.8
-    assert run(tmp_path, plan, modalities="title").metrics.top1 < 0.5
+        write_shard(workspace, plan, shard, embeddings)
+    fake_workspace_labels(workspace, plan)
+    assert run(workspace, plan, modalities="image").metrics.top1 > 0.8
+    assert run(workspace, plan, modalities="title").metrics.top1 < 0.5
 
 
 def fake_workspace_labels(workspace: Path, plan: Plan) -> None:
@@ -194,53 +200,53 @@ def fake_workspace_labels(workspace: Path, plan: Plan) -> None:
     build_graph(workspace, plan, k=3)
 
 
-def test_items_without_either_modality_are_errors_when_held_out(tmp_path: Path) -> None:
+def test_items_without_either_modality_are_errors_when_held_out(workspace: LocalStorage) -> None:
     """They are left out of training, never out of the denominator."""
-    plan = fake_plan(tmp_path, num_items=300, num_labels=6)
+    plan = fake_plan(workspace, num_items=300, num_labels=6)
     embeddings = fake_embeddings(plan)
     for name in ("image", "title"):
         embeddings[name][::2] = np.nan
     for shard in range(plan.num_shards):
-        write_shard(tmp_path, plan, shard, embeddings)
-    fake_workspace_labels(tmp_path, plan)
-    data = FitData(tmp_path, plan, torch.device("cpu"))
+        write_shard(workspace, plan, shard, embeddings)
+    fake_workspace_labels(workspace, plan)
+    data = FitData(workspace, plan, torch.device("cpu"))
     assert (data.train % 2 == 1).all()
-    result = run(tmp_path, plan)
+    result = run(workspace, plan)
     assert result.metrics.num_items == 60
     assert result.metrics.top1 <= 0.5
     assert result.metrics.neighbors_at_5_shares[0] >= 0.5
-    table = pq.read_table(result.folder / "predictions.parquet").to_pylist()
+    table = pq.read_table(Path(result.folder) / "predictions.parquet").to_pylist()
     assert all((row["top_labels"] == []) == (row["row"] % 2 == 0) for row in table)
 
 
-def test_an_incomplete_cache_is_refused_unless_allowed(tmp_path: Path, plan: Plan) -> None:
+def test_an_incomplete_cache_is_refused_unless_allowed(workspace: LocalStorage, plan: Plan) -> None:
     """A figure over half the items must be asked for."""
-    commit_path(tmp_path, 1).unlink()
+    commit_path(workspace, 1).unlink()
     with pytest.raises(CacheIncompleteError, match="1 of 3 shards"):
-        run(tmp_path, plan)
-    assert run(tmp_path, plan, allow_partial=True).metrics.top1 > 0.4
+        run(workspace, plan)
+    assert run(workspace, plan, allow_partial=True).metrics.top1 > 0.4
 
 
-def test_a_missing_or_stale_graph_names_the_command(tmp_path: Path) -> None:
+def test_a_missing_or_stale_graph_names_the_command(workspace: LocalStorage) -> None:
     """The graph is both target and ruler."""
-    plan = fake_workspace(tmp_path)
+    plan = fake_workspace(workspace)
     with pytest.raises(NeighborsError, match="no label graph") as caught:
-        run(tmp_path, plan)
+        run(workspace, plan)
     assert "cli.py neighbors" in caught.value.fix
-    build_graph(tmp_path, plan, k=3)
-    fake_workspace(tmp_path, num_labels=6)
+    build_graph(workspace, plan, k=3)
+    fake_workspace(workspace, num_labels=6)
     from cache.writer import write_labels
 
     other = np.random.default_rng(2).standard_normal((6, 16))
-    write_labels(tmp_path, plan, other, compute_dtype="float32", seconds=0.0)
+    write_labels(workspace, plan, other, compute_dtype="float32", seconds=0.0)
     with pytest.raises(NeighborsError, match="stale: label_emb_crc32c"):
-        run(tmp_path, plan)
+        run(workspace, plan)
 
 
-def test_divergence_stops_with_the_learning_rate_named(tmp_path: Path, plan: Plan) -> None:
+def test_divergence_stops_with_the_learning_rate_named(workspace: LocalStorage, plan: Plan) -> None:
     """Hours of NaN help nobody."""
     with pytest.raises(FitError, match="the loss is") as caught:
-        run(tmp_path, plan, lr=1e30)
+        run(workspace, plan, lr=1e30)
     assert "--lr" in caught.value.fix
 
 
@@ -257,11 +263,11 @@ def test_divergence_stops_with_the_learning_rate_named(tmp_path: Path, plan: Pla
     ],
 )
 def test_bad_target_options_are_refused(
-    tmp_path: Path, plan: Plan, changes: dict[str, object], error: type[Exception]
+    workspace: LocalStorage, plan: Plan, changes: dict[str, object], error: type[Exception]
 ) -> None:
     """Before an epoch is spent."""
     with pytest.raises(error):
-        run(tmp_path, plan, **changes)
+        run(workspace, plan, **changes)
 
 
 @pytest.mark.parametrize(
@@ -281,14 +287,14 @@ def test_values_out_of_range_are_refused(changes: dict[str, object]) -> None:
         replace(QUICK, **changes)
 
 
-def test_too_few_items_are_refused(tmp_path: Path) -> None:
+def test_too_few_items_are_refused(workspace: LocalStorage) -> None:
     """A catalog without a test item has nothing to report."""
-    plan = fake_plan(tmp_path, num_items=6, num_labels=6)
+    plan = fake_plan(workspace, num_items=6, num_labels=6)
     for shard in range(plan.num_shards):
-        write_shard(tmp_path, plan, shard, fake_embeddings(plan))
-    fake_workspace_labels(tmp_path, plan)
+        write_shard(workspace, plan, shard, fake_embeddings(plan))
+    fake_workspace_labels(workspace, plan)
     with pytest.raises(FitError, match="no val items"):
-        run(tmp_path, plan)
+        run(workspace, plan)
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:

@@ -1,0 +1,222 @@
+"""Decode pictures in worker processes, some tasks ahead of their use, in order.
+
+Workers import Pillow and NumPy, never torch, and write pixels into memory that they share with the
+main process. A worker that dies (a bug in a decoder, a machine out of memory) is replaced; the
+picture that kills it twice gets a reason like any other bad one.
+
+B pictures of a task, H, W height and width in pixels.
+"""
+
+import ctypes
+import mmap
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
+
+from pipeline.pictures import PictureError, load
+from schemas.plan import Preprocess
+
+TASK_PICTURES = 16
+_PICTURES_AHEAD = 512
+_MAX_BYTES_AHEAD = 2**30  # of encoded pictures
+_PR_SET_PDEATHSIG = 1
+
+Tag = TypeVar("Tag")
+_Errors = tuple[list[str | None], float]
+
+
+@dataclass(frozen=True)
+class Decoded(Generic[Tag]):
+    """A task's outcome."""
+
+    tag: Tag
+    """What came with the task."""
+    pixels: UInt8[np.ndarray, "B H W 3"]
+    """Valid until the next outcome is asked for; meaningless where there is an error."""
+    errors: list[str | None]
+    """Why a picture could not be decoded, None where it was."""
+
+
+class DecodePool:
+    """Worker processes; a context manager."""
+
+    def __init__(self, preprocess: Preprocess, *, is_scaled: bool, num_workers: int) -> None:
+        """Say how pictures are decoded.
+
+        Args:
+            preprocess: size and resize mode of the encoder's input.
+            is_scaled: as in `pictures.load`.
+            num_workers: processes; 0 decodes in this one.
+        """
+        self.num_workers = num_workers
+        self.seconds = 0.0
+        """Sum over the workers of the time they decoded."""
+        self._preprocess, self._is_scaled = preprocess, is_scaled
+        num_slots = _PICTURES_AHEAD // TASK_PICTURES + num_workers if num_workers else 1
+        self._shape = (num_slots, TASK_PICTURES, *preprocess.size, 3)
+        # Not /dev/shm: containers give it 64 MB by default and kill who writes more.
+        self._descriptor = os.memfd_create("shelfwise-pixels")
+        os.ftruncate(self._descriptor, int(np.prod(self._shape)))
+        self._slots = _map_slots(self._descriptor, self._shape)
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "DecodePool":
+        """Start the workers."""
+        self._start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop the workers."""
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+        os.close(self._descriptor)
+
+    def _start(self) -> None:
+        if not self.num_workers:
+            return
+        # Not fork: torch's and our own threads may hold locks at that moment.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pipeline.pictures"])
+        where = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        self._executor = ProcessPoolExecutor(
+            self.num_workers,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(where, self._shape, self._preprocess, self._is_scaled),
+        )
+
+    def decode(self, tasks: Iterable[tuple[Tag, list[bytes]]]) -> Iterator[Decoded[Tag]]:
+        """Yield the tasks' outcomes in order.
+
+        Args:
+            tasks: a tag and at most TASK_PICTURES encoded pictures each; read some tasks ahead.
+        """
+        waiting = iter(tasks)
+        free = deque(range(len(self._slots)))
+        pending: deque[tuple[Tag, list[bytes], int, Future[_Errors] | None]] = deque()
+        is_open, num_bytes = True, 0
+        while is_open or pending:
+            while is_open and free and (num_bytes < _MAX_BYTES_AHEAD or not pending):
+                task = next(waiting, None)
+                if task is None:
+                    is_open = False
+                    break
+                slot = free.popleft()
+                num_bytes += sum(map(len, task[1]))
+                pending.append((*task, slot, self._submit(slot, 0, task[1])))
+            if not pending:
+                break
+            tag, pictures, slot, future = pending.popleft()
+            errors = self._outcome(pictures, slot, future)
+            yield Decoded(tag, self._slots[slot][: len(pictures)], errors)
+            free.append(slot)
+            num_bytes -= sum(map(len, pictures))
+
+    def _submit(self, slot: int, first: int, pictures: list[bytes]) -> Future[_Errors] | None:
+        if self._executor is None or not pictures:
+            return None
+        try:
+            return self._executor.submit(_decode_there, slot, first, pictures)
+        except BrokenProcessPool:
+            return None
+
+    def _outcome(
+        self, pictures: list[bytes], slot: int, future: Future[_Errors] | None
+    ) -> list[str | None]:
+        if not self.num_workers:
+            errors, seconds = _decode_to(
+                self._slots[slot], pictures, self._preprocess, is_scaled=self._is_scaled
+            )
+        elif not pictures:
+            return []
+        else:
+            try:
+                found = future.result() if future else None  # None: the pool broke before
+            except BrokenProcessPool:
+                found = None
+            if found is None:
+                return [self._alone(each, slot, place) for place, each in enumerate(pictures)]
+            errors, seconds = found
+        self.seconds += seconds
+        return errors
+
+    def _alone(self, picture: bytes, slot: int, place: int) -> str | None:
+        """Decode one picture of a task whose worker died, in a pool without other work."""
+        for _ in range(2):
+            try:
+                if self._executor is None:
+                    self._start()
+                assert self._executor is not None
+                errors, seconds = self._executor.submit(
+                    _decode_there, slot, place, [picture]
+                ).result()
+            except BrokenProcessPool:
+                self._executor = None
+                continue
+            self.seconds += seconds
+            return errors[0]
+        self._start()
+        return "decoder died: its process was killed, twice"
+
+
+def _map_slots(descriptor: int, shape: tuple[int, ...]) -> UInt8[np.ndarray, "slots B H W 3"]:
+    return np.frombuffer(mmap.mmap(descriptor, int(np.prod(shape))), np.uint8).reshape(shape)
+
+
+def _decode_to(
+    out: UInt8[np.ndarray, "B H W 3"],
+    pictures: list[bytes],
+    preprocess: Preprocess,
+    *,
+    is_scaled: bool,
+) -> _Errors:
+    """Decode pictures into `out`; return their errors and the time it took."""
+    started = time.perf_counter()
+    errors: list[str | None] = []
+    for place, data in enumerate(pictures):
+        try:
+            out[place] = load(data, preprocess, is_scaled=is_scaled)
+            errors.append(None)
+        except PictureError as error:
+            errors.append(str(error))
+    return errors, time.perf_counter() - started
+
+
+# What follows runs in a worker.
+
+_worker: tuple[UInt8[np.ndarray, "slots B H W 3"], Preprocess, bool] | None = None
+
+
+def _start_worker(
+    where: str, shape: tuple[int, ...], preprocess: Preprocess, is_scaled: bool
+) -> None:
+    global _worker  # set once, a worker's only state
+    # The main process decides when to stop; should it be killed, nobody else ends a worker.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    descriptor = os.open(where, os.O_RDWR)
+    _worker = _map_slots(descriptor, shape), preprocess, is_scaled
+    os.close(descriptor)
+
+
+def _decode_there(slot: int, first: int, pictures: list[bytes]) -> _Errors:
+    assert _worker is not None
+    slots, preprocess, is_scaled = _worker
+    return _decode_to(slots[slot, first:], pictures, preprocess, is_scaled=is_scaled)
