@@ -20,6 +20,7 @@ from schemas.errors import PipelineError
 
 if TYPE_CHECKING:
     from cache.storage import Storage
+    from pipeline.encoder import Encoder
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -190,6 +191,13 @@ def main() -> None:
     default="name",
     show_default=True,
     help="What is embedded for a label: name, path or a template like 'a photo of a {name}'.",
+)
+@click.option(
+    "--decode",
+    type=click.Choice(["scaled", "full"]),
+    default="scaled",
+    show_default=True,
+    help="Let libjpeg scale large pictures down while decoding, or not.",
 )
 @click.option("--allow-duplicate-names", is_flag=True, help="Accept labels that share their text.")
 @click.option(
@@ -414,6 +422,104 @@ def verify(
         found = verify_shards(workspace, frozen, chosen)
         found.table().print()
     found.check()
+
+
+@main.command("import", epilog=_example("python cli.py import --from clip-retrieval-output"))
+@click.option(
+    "--from",
+    "folder",
+    help="Output of clip-retrieval: a folder with img_emb, text_emb and metadata.",
+)
+@click.option("--image-emb", help="Image embeddings: .npy or .parquet, or a folder of either.")
+@click.option("--title-emb", help="Title embeddings, likewise.")
+@click.option("--ids", help="Item ids of the rows: .npy, .txt, .csv or .parquet, or a folder.")
+@click.option("--id-column", help="Of the ids.  [default: item_id, else key, else image_path]")
+@click.option(
+    "--image-column", help="Of the lists in --image-emb of Parquet.  [default: image_embedding]"
+)
+@click.option(
+    "--title-column", help="Of the lists in --title-emb of Parquet.  [default: text_embedding]"
+)
+@click.option(
+    "--max-bad",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of a shard's rows that may lack an embedding.",
+)
+@click.option("--trust", is_flag=True, help="Do not compare a sample with the plan's encoder.")
+@click.option("--redo", is_flag=True, help="Import the shards again although they are done.")
+@_device_option
+@_workspace_option()
+def import_(
+    workspace: "Storage",
+    folder: str | None,
+    image_emb: str | None,
+    title_emb: str | None,
+    ids: str | None,
+    id_column: str | None,
+    image_column: str | None,
+    title_column: str | None,
+    *,
+    device: str,
+    **options: Any,
+) -> None:
+    """Take embeddings made elsewhere into the cache."""
+    from cache.reader import read_plan
+
+    frozen = read_plan(workspace)
+    files = (image_emb, title_emb, ids, image_column, title_column)
+    if folder is not None and any(files):
+        raise click.UsageError("--from names all files: give only --id-column with it")
+    if folder is None and image_emb is None and title_emb is None:
+        raise click.UsageError("say what to import: --from, --image-emb or --title-emb")
+    from pipeline.import_embeddings import import_embeddings, open_files, open_folder
+
+    if folder is not None:
+        source = open_folder(frozen, folder, id_column=id_column)
+    else:
+        source = open_files(
+            frozen,
+            image_emb=image_emb,
+            title_emb=title_emb,
+            ids=ids,
+            id_column=id_column,
+            image_column=image_column,
+            title_column=title_column,
+        )
+
+    def get_encoder() -> "Encoder":
+        from pipeline.encoder import load_encoder  # not needed with --trust
+
+        return load_encoder(frozen.encoder, device)
+
+    signal.signal(signal.SIGTERM, _stop)
+    import_embeddings(workspace, frozen, source, get_encoder, **options)
+    _say_next(workspace, "embed --labels")
+
+
+@main.command(epilog=_example("python cli.py export --out embeddings"))
+@click.option("--out", "folder", required=True, help="Folder to write to.")
+@click.option(
+    "--format",
+    "dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Of the item embeddings; the cache has float16.",
+)
+@click.option(
+    "--allow-partial", is_flag=True, help="Go on although shards or label embeddings are missing."
+)
+@click.option("--force", is_flag=True, help="Replace an earlier export in the folder.")
+@_workspace_option()
+def export(workspace: "Storage", folder: str, **options: Any) -> None:
+    """Write the embeddings as .npy and Parquet, as clip-retrieval does."""
+    from cache.reader import read_plan
+    from pipeline.export_embeddings import export_embeddings
+
+    export_embeddings(workspace, read_plan(workspace), folder, **options)
+    click.echo(f"written: {Path(folder).resolve()}")
 
 
 @main.command(epilog=_example('python cli.py neighbors --show "Cowboy Boots"'))

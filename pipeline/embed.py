@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pyarrow as pa
 
 from cache.layout import open_arrays, rows_name
-from cache.reader import read_label_emb, read_labels
+from cache.reader import read_items, read_label_emb, read_labels
 from cache.storage import Storage, open_storage
 from cache.verify import ShardState, shard_state
 from cache.writer import write_labels
@@ -93,6 +93,7 @@ def embed(
     if shards:
         open_arrays(workspace, plan)
     too_bad: list[TooManyBadRowsError] = []
+    checked: set[int] = set()
     with contextlib.ExitStack() as stack:
         get_pool = functools.cache(lambda: _start_pool(stack, plan, num_workers))
         for shard in shards:
@@ -101,6 +102,7 @@ def embed(
             commit = state.commit
             try:
                 if commit is None or again is not None:
+                    _check_catalog(workspace, plan, shard, checked)
                     pool = get_pool()
                     commit = embed_shard(
                         workspace,
@@ -122,9 +124,14 @@ def embed(
         raise too_bad[0]
 
 
+def _check_catalog(workspace: Storage, plan: Plan, shard: int, checked: set[int]) -> None:
+    """Look once whether the catalog files of a shard are still the planned ones."""
+    files = set(read_items(workspace, plan, shard)["source_file"].unique().to_pylist())
+    check_unchanged(plan.items, sorted(files - checked))
+    checked |= files
+
+
 def _start_pool(stack: contextlib.ExitStack, plan: Plan, num_workers: int) -> DecodePool:
-    """Look whether the catalog is still the planned one, then start the workers."""
-    check_unchanged(plan.items)
     spec = plan.encoder
     return stack.enter_context(
         DecodePool(spec.preprocess, is_scaled=spec.decode == "scaled", num_workers=num_workers)

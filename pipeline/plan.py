@@ -7,10 +7,11 @@ Row order is the catalog's; row i of every later array is item i of the plan, fo
 N items, C labels.
 """
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from cache.reader import PLAN, read_items, read_plan
 from cache.reader import read_labels as read_planned_labels
 from cache.storage import Storage
 from pipeline.encoder import load_encoder, resolve
-from pipeline.items import find_items, scan
+from pipeline.items import PictureFile, find_items, read_rows, scan
 from pipeline.labels import duplicates, label_texts, labels_sha256, read_labels
 from pipeline.locations import absolute
 from pipeline.progress import Progress, duration
@@ -41,6 +42,8 @@ from schemas.plan import ItemsSource, Plan
 from schemas.tables import ITEMS, LABELS, SPLITS
 
 logger = logging.getLogger(__name__)
+
+_LOOKED_AT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,7 @@ def make_plan(
     seed: int = 0,
     limit: int | None = None,
     force: bool = False,
+    decode: str = "scaled",
     device: str = "auto",
 ) -> PlanReport:
     """Plan a workspace, or find that it is planned so already.
@@ -139,6 +143,7 @@ def make_plan(
         seed: salt of the split hash.
         limit: plan only the first so many items.
         force: replace a different plan.
+        decode: `scaled` or `full`, see `EncoderSpec.decode`.
         device: where to time the encoder.
     Raises: CatalogError, EncoderError, ConfigError; PlanMismatchError if another plan is there.
     """
@@ -147,7 +152,8 @@ def make_plan(
     label_table = read_labels(labels)
     _check_texts(label_texts(label_table, label_text), allow_duplicate_names, labels)
     source = find_items(items, items_root)
-    encoder_spec = resolve(model, pretrained)
+    _look_at_pictures(source)
+    encoder_spec = replace(resolve(model, pretrained), decode=decode)
     encoder = load_encoder(encoder_spec, device)
     scanned = _scan(source, label_table, shard_rows, limit)
     splits = assign_splits(scanned.item_ids, scanned.labels, seed=seed, given=scanned.given_split)
@@ -194,6 +200,25 @@ def make_plan(
 
 def _gigabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:,.2f} GB"
+
+
+def _look_at_pictures(source: ItemsSource) -> None:
+    """Warn at once if not even the first pictures are there: a wrong root costs a night."""
+    if source.has_image_bytes:
+        return
+    first = next(read_rows(source, 0, 0, min(_LOOKED_AT, source.files[0].num_rows)), [])
+    pictures = [item.image for item in first if isinstance(item.image, PictureFile)]
+    for picture in pictures:
+        with contextlib.suppress(OSError):
+            picture.read()
+            return
+    if pictures:
+        logger.warning(
+            "none of the first %d pictures can be read, such as %s below %s; see --items-root",
+            len(pictures),
+            pictures[0].path,
+            source.root,
+        )
 
 
 def _check_sizes(shard_rows: int, chunk_rows: int) -> None:

@@ -23,9 +23,10 @@ from cache.layout import (
     parquet_bytes,
     rows_name,
 )
-from cache.reader import PLAN
+from cache.reader import PLAN, read_plan
 from cache.storage import LocalStorage
 from cache.writer import ShardWriter, write_labels
+from pipeline.embed import embed
 from schemas.configs import to_json
 from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess
 from schemas.tables import ITEMS, LABELS, ROWS
@@ -280,3 +281,19 @@ def fake_workspace(workspace: LocalStorage, *, num_items: int = 300, num_labels:
     label_emb = np.random.default_rng(1).standard_normal((num_labels, plan.encoder.embed_dim))
     write_labels(workspace, plan, label_emb, compute_dtype="float32", seconds=0.0)
     return plan
+
+
+def embed_here(location: str, shards: list[int], device: str) -> None:
+    """Embed in a process of its own; `broken` is a device that fails."""
+    if device == "broken":
+        raise SystemExit(3)
+    workspace = LocalStorage(Path(location))
+    embed(
+        workspace,
+        read_plan(workspace),
+        shards,
+        HashEncoder,
+        with_labels=False,
+        num_workers=0,
+        is_one_of_many=True,
+    )
