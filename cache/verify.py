@@ -34,6 +34,7 @@ from schemas.errors import CacheCorruptError, PipelineError
 from schemas.plan import Plan
 
 _NUM_THREADS = 4
+_NUM_REQUESTS = 16  # small files: what counts is how many are asked for at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def shard_state(
         checksums: read every file and compare it with the commit, not only its size.
     Raises: ShardError if the plan has no such shard.
     """
-    return _state(workspace, plan, shard, workspace.size, checksums=checksums)
+    return _state(workspace, plan, shard, size=workspace.size, checksums=checksums)
 
 
 def shard_states(
@@ -79,16 +80,27 @@ def shard_states(
 ) -> Iterator[ShardState]:
     """Say the same of several shards, by one listing of all files."""
     sizes = workspace.sizes("cache")
-    for shard in shards:
-        yield _state(workspace, plan, shard, sizes.get, checksums=checksums)
+
+    def look(shard: int) -> ShardState:
+        found = _state(workspace, plan, shard, size=sizes.get, checksums=checksums)
+        # A shard that was finished after the listing looks broken in it.
+        if found.state == "broken":
+            found = _state(workspace, plan, shard, size=workspace.size, checksums=checksums)
+        return found
+
+    if checksums:  # which has its own threads
+        yield from map(look, shards)
+        return
+    with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
+        yield from pool.map(look, shards)
 
 
 def _state(
     workspace: Storage,
     plan: Plan,
     shard: int,
-    size: Callable[[str], int | None],
     *,
+    size: Callable[[str], int | None],
     checksums: bool,
 ) -> ShardState:
     plan.shard_range(shard)
@@ -106,7 +118,8 @@ def _state(
             reasons = _bad_files(workspace, plan, commit)
         if not reasons:
             return ShardState(shard=shard, state="done", commit=commit)
-    holder = read_holder(workspace, shard)
+    is_held = size(lease_name(shard)) is not None
+    holder = read_holder(workspace, shard) if is_held else None
     if holder is not None and holder.is_dead():
         holder = None
     parts = [part_name(shard, chunk) for chunk in chunk_range(plan, shard)]

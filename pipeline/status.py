@@ -16,6 +16,9 @@ from schemas.errors import CacheIncompleteError, PipelineError
 from schemas.plan import Plan
 
 
+_MOST_ROWS = 40
+
+
 @dataclass(frozen=True, kw_only=True)
 class Status:
     """A workspace as found."""
@@ -94,7 +97,12 @@ class Status:
         }
 
     def table(self) -> TextTable:
-        """Return one row a shard."""
+        """Return one row a shard; of many shards only those that are not done."""
+        shown = [
+            (each, num_rows)
+            for each, num_rows in zip(self.shards, self.num_rows, strict=True)
+            if len(self.shards) <= _MOST_ROWS or each.state != "done"
+        ]
         counts = ", ".join(f"{num} {state}" for state, num in sorted(self.counts().items()))
         notes = [f"shards: {counts}"]
         if (rate := self.items_per_second()) is not None:
@@ -112,7 +120,7 @@ class Status:
         return TextTable(
             title="Shards",
             columns=("shard", "state", "items", "images", "titles", "bad", "items/s", "host"),
-            rows=tuple(map(_row, self.shards, self.num_rows)),
+            rows=tuple(_row(*each) for each in shown),
             note="\n".join(notes),
         )
 

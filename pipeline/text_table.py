@@ -32,7 +32,8 @@ class TextTable:
         if not console.is_terminal:
             console.width = 160  # a pipe has no width; 80 columns would break the tables
         console.print(Text(self.title, style="bold"))
-        console.print(table)
+        if self.rows:
+            console.print(table)
         if self.note:
             console.print(Text(f"{self.note}\n"))
 
