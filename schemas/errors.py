@@ -100,3 +100,7 @@ class TargetError(PipelineError, ValueError):
 
 class FitError(PipelineError, RuntimeError):
     """Training cannot start, or its loss is no longer finite."""
+
+
+class EmbeddingFilesError(PipelineError, ValueError):
+    """Embeddings made elsewhere, or for others, cannot be read, matched or written."""
