@@ -30,7 +30,7 @@ e2e: $(READY)  ## the README's commands on a small catalog
 	$(BIN)/python -m pytest tests/e2e
 
 bench: $(READY)  ## print benchmark figures and append them to benchmarks/results
-	@for script in benchmarks/help.py benchmarks/demo.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/help.py benchmarks/cache.py benchmarks/import_export.py benchmarks/embed.py benchmarks/demo.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:  ## remove .venv and the demo's workspace
 	rm -rf $(VENV) demo-workspace

@@ -418,7 +418,8 @@ def verify(
     found.table().print()
     if repair:
         remove_orphans(workspace, found)
-        _embed(workspace.location, found.broken, device, with_labels=found.labels_broken, **options)
+        mended = [shard for shard in found.broken if shard not in found.imported]
+        _embed(workspace.location, mended, device, with_labels=found.labels_broken, **options)
         found = verify_shards(workspace, frozen, chosen)
         found.table().print()
     found.check()
@@ -473,7 +474,8 @@ def import_(
         raise click.UsageError("--from names all files: give only --id-column with it")
     if folder is None and image_emb is None and title_emb is None:
         raise click.UsageError("say what to import: --from, --image-emb or --title-emb")
-    from pipeline.import_embeddings import import_embeddings, open_files, open_folder
+    from pipeline.embedding_files import open_files, open_folder
+    from pipeline.import_embeddings import import_embeddings
 
     if folder is not None:
         source = open_folder(frozen, folder, id_column=id_column)

@@ -12,7 +12,7 @@ from statistics import median
 from record import append
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("", "plan", "embed", "status", "neighbors", "fit", "compare", "demo")
+COMMANDS = ("", *"plan embed status verify import export neighbors fit compare demo".split())
 NUM_RUNS = 7
 
 

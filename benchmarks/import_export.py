@@ -42,8 +42,9 @@ from cache.layout import (  # noqa: E402
 )
 from cache.reader import PLAN, Cache, read_plan  # noqa: E402
 from cache.storage import LocalStorage  # noqa: E402
+from pipeline.embedding_files import open_files  # noqa: E402
 from pipeline.export_embeddings import export_embeddings  # noqa: E402
-from pipeline.import_embeddings import import_embeddings, open_files  # noqa: E402
+from pipeline.import_embeddings import import_embeddings  # noqa: E402
 from pipeline.verify import verify  # noqa: E402
 from schemas.configs import to_json  # noqa: E402
 from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess  # noqa: E402

@@ -7,6 +7,7 @@ N items, n chosen items, C labels, D embedding width, R rows of a chunk.
 """
 
 import hashlib
+import resource
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -47,7 +48,6 @@ from schemas.tables import ROWS
 
 PLAN = "plan.json"
 _NUM_THREADS = 4
-_MAX_MAPS = 4096
 _EMBED_LABELS = "run `python cli.py embed --labels`"
 
 
@@ -73,7 +73,9 @@ class Cache:
             state.shard: state.commit for state in states if state.commit is not None
         }
         self._is_ours = {name: check_array(workspace, plan, name) for name in MODALITIES}
-        self._map = lru_cache(_MAX_MAPS)(self._map_chunk)
+        # Each map keeps a file open; half of what a process may have is for others.
+        num_maps = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        self._map = lru_cache(num_maps)(self._map_chunk)
 
     def sha256(self) -> str:
         """Return a hash of every embedding and row in the cache, whoever made them and when."""

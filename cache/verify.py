@@ -29,7 +29,7 @@ from cache.layout import (
 )
 from cache.lease import Holder, read_holder
 from cache.storage import Storage, is_temporary
-from schemas.commit import ShardCommit, read_commit
+from schemas.commit import IMPORTED, ShardCommit, read_commit
 from schemas.errors import CacheCorruptError, PipelineError
 from schemas.plan import Plan
 
@@ -53,6 +53,8 @@ class ShardState:
     """Who is writing it, where it is running."""
     chunks_done: int = 0
     """Chunks that are finished and kept, where it is not done."""
+    is_imported: bool = False
+    """Whether its commit says that its embeddings were made elsewhere."""
 
     @property
     def reason(self) -> str:
@@ -117,7 +119,9 @@ def _state(
         if checksums and not reasons:
             reasons = _bad_files(workspace, plan, commit)
         if not reasons:
-            return ShardState(shard=shard, state="done", commit=commit)
+            return ShardState(
+                shard=shard, state="done", commit=commit, is_imported=is_imported(commit)
+            )
     is_held = size(lease_name(shard)) is not None
     holder = read_holder(workspace, shard) if is_held else None
     if holder is not None and holder.is_dead():
@@ -133,7 +137,13 @@ def _state(
         reasons=tuple(reasons),
         holder=holder,
         chunks_done=chunks_done,
+        is_imported=commit is not None and is_imported(commit),
     )
+
+
+def is_imported(commit: ShardCommit) -> bool:
+    """Say whether a shard's embeddings were made elsewhere."""
+    return commit.compute_dtype == IMPORTED
 
 
 def load_commit(workspace: Storage, shard: int) -> ShardCommit | None:

@@ -13,6 +13,7 @@ import logging
 import socket
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 import numpy as np
@@ -146,19 +147,21 @@ class ShardWriter:
         Raises: LeaseError if another process took the shard; WorkspaceError.
         """
         assert len(image) == len(title) == len(rows)
-        sums = []
-        for name, matrix in (("image", image), ("title", title)):
+
+        def put(name: str, matrix: Float[np.ndarray, "R D"]) -> int:
             view = self._view(name, chunk)
             view[: len(matrix)] = matrix
-            sums.append(
-                write_chunk(self._workspace, chunk_name(name, chunk), view, self._lease.check)
-            )
+            return write_chunk(self._workspace, chunk_name(name, chunk), view, self._lease.check)
+
+        # Both at once: most of the time goes into waiting for the disk.
+        with ThreadPoolExecutor(len(MODALITIES)) as pool:
+            image_crc32c, title_crc32c = pool.map(put, MODALITIES, (image, title))
         part = ChunkPart(
             chunk=chunk,
             spec_id=self._plan.spec_id,
             items_sha256=self._plan.shards[self._shard],
-            image_crc32c=sums[0],
-            title_crc32c=sums[1],
+            image_crc32c=image_crc32c,
+            title_crc32c=title_crc32c,
             compute_dtype=self._compute_dtype,
             batch_size=self._batch_size,
         )

@@ -18,7 +18,7 @@ import pyarrow as pa
 from cache.layout import open_arrays, rows_name
 from cache.reader import read_items, read_label_emb, read_labels
 from cache.storage import Storage, open_storage
-from cache.verify import ShardState, shard_state
+from cache.verify import ShardState, is_imported, shard_state
 from cache.writer import write_labels
 from pipeline.decode_pool import DecodePool
 from pipeline.embed_shard import EncoderLike, embed_shard
@@ -26,6 +26,7 @@ from pipeline.items import check_unchanged
 from pipeline.labels import label_texts
 from schemas.commit import ShardCommit
 from schemas.errors import (
+    CacheBrokenError,
     CacheCorruptError,
     CacheIncompleteError,
     ConfigError,
@@ -113,7 +114,8 @@ def embed(
                         batch_size=batch_size,
                         redo=again,
                     )
-                _check_bad(workspace, commit, max_bad)
+                if not is_imported(commit):  # which may lack a modality on purpose
+                    _check_bad(workspace, commit, max_bad)
             except TooManyBadRowsError as error:
                 too_bad.append(error)
             except LeaseError as error:
@@ -142,6 +144,16 @@ def _again(state: ShardState, max_bad: float, *, redo: bool) -> Callable[[pa.Tab
     """Say which finished chunks of a shard are to be made again; None for none of them."""
     if redo:
         return lambda rows: True
+    if state.is_imported:
+        if state.commit is None:
+            raise CacheBrokenError(
+                f"shard {state.shard} was imported and is broken: {state.reason}",
+                where=f"shard {state.shard}",
+                fix="run the same `python cli.py import ...` again: it mends just that; "
+                "or embed the shard with --redo",
+            )
+        logger.info("shard %05d was imported already", state.shard)
+        return None
     if state.commit is None:
         if state.reasons:
             logger.warning("shard %05d is mended: %s", state.shard, state.reason)

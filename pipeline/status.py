@@ -15,7 +15,6 @@ from pipeline.text_table import TextTable
 from schemas.errors import CacheIncompleteError, PipelineError
 from schemas.plan import Plan
 
-
 _MOST_ROWS = 40
 
 

@@ -41,6 +41,17 @@ class Verification:
         return [each.shard for each in self.states if each.state == "broken"]
 
     @property
+    def imported(self) -> list[int]:
+        """The broken shards whose embeddings were made elsewhere: embedding cannot mend them."""
+        is_any = any(each.is_imported for each in self.states)
+        # One whose commit cannot be read may have been imported too.
+        return [
+            each.shard
+            for each in self.states
+            if each.state == "broken" and (each.is_imported or (is_any and each.commit is None))
+        ]
+
+    @property
     def labels_broken(self) -> bool:
         """Whether the label embeddings claim to be done and are not."""
         return self.labels not in ("done", "missing")
@@ -78,10 +89,14 @@ class Verification:
         found = [f"shard {s.shard}: {s.reason}" for s in self.states if s.state == "broken"]
         found += self._others()
         if found:
+            fix = "run `python cli.py verify --repair`: it makes only this again"
+            if self.imported:
+                fix += f"; shards {index_string(self.imported)} were imported: run the same "
+                fix += "`python cli.py import ...` again, which mends just them"
             raise CacheBrokenError(
                 f"{len(found)} things are broken: " + "; ".join(found[:3]),
                 where="the table above",
-                fix="run `python cli.py verify --repair`: it makes only this again",
+                fix=fix,
             )
 
 

@@ -97,6 +97,9 @@ class LabelsCommit:
     """Of the rest of this commit in canonical form."""
 
 
+IMPORTED = "imported"
+"""Compute dtype of a shard whose embeddings were made elsewhere."""
+
 Commit = TypeVar("Commit", ShardCommit, LabelsCommit)
 
 

@@ -1,6 +1,7 @@
 """Fixtures that cost too much to make for every test."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -15,6 +16,16 @@ from cache.storage import LocalStorage
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Networks of a few thousand weights: a second thread only waits for the first.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_are_heard() -> None:
+    """Undo what an earlier test's command line did to the loggers, so that caplog hears them."""
+    for name in ("pipeline", "cache"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.INFO)
 
 
 @pytest.fixture

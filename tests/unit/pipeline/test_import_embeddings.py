@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 import cli
 from cache.reader import Cache, read_plan
 from cache.storage import LocalStorage
-from pipeline import import_embeddings as module
 from pipeline.embed import embed
+from pipeline.embedding_files import Source, open_files, open_folder
+from pipeline.embedding_rows import to_float32
 from pipeline.export_embeddings import export_embeddings
-from pipeline.import_embeddings import Source, import_embeddings, open_files, open_folder
+from pipeline.import_embeddings import import_embeddings
 from pipeline.plan import make_plan
 from schemas.configs import to_json
 from schemas.errors import EmbeddingFilesError, SpecMismatchError, TooManyBadRowsError
@@ -292,7 +293,7 @@ def test_halves_widen_exactly() -> None:
     """The fast way against NumPy's, for every value of float16."""
     halves = np.arange(65536, dtype=np.uint16).view(np.float16).reshape(256, 256)
     is_finite = np.isfinite(halves)
-    wide = module._float32(halves)
+    wide = to_float32(halves)
     np.testing.assert_array_equal(wide[is_finite], halves.astype(np.float32)[is_finite])
     assert (np.abs(wide[~is_finite]) >= 65536).all()
 
