@@ -34,6 +34,7 @@ from cache.storage import LocalStorage
 from pipeline.decode_pool import DecodePool
 from pipeline.embed_shard import embed_shard
 from pipeline.encoder import Encoder, load_encoder
+from pipeline.items import CatalogWatch
 from pipeline.pictures import load
 from pipeline.plan import make_plan
 from schemas.plan import Plan
@@ -140,6 +141,7 @@ def ours(
             0,
             encoder,
             pool,
+            CatalogWatch(plan.items),
             batch_size=options.batch_size,
             redo=lambda rows: True,
         )

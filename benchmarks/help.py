@@ -12,7 +12,21 @@ from statistics import median
 from record import append
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("", *"plan embed status verify import export neighbors fit compare demo".split())
+COMMANDS = (
+    "",
+    *[
+        "plan",
+        "embed",
+        "status",
+        "verify",
+        "import",
+        "export",
+        "neighbors",
+        "fit",
+        "compare",
+        "demo",
+    ],
+)
 NUM_RUNS = 7
 
 

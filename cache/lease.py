@@ -19,6 +19,7 @@ from types import TracebackType
 
 from cache.layout import lease_name
 from cache.storage import Storage
+from schemas.configs import from_json
 from schemas.errors import LeaseError, PipelineError
 
 logger = logging.getLogger(__name__)
@@ -71,10 +72,10 @@ def read_holder(workspace: Storage, shard: int) -> Holder | None:
 def _read(workspace: Storage, shard: int) -> tuple[Holder, bytes] | None:
     try:
         data = workspace.read(lease_name(shard))
-        return Holder(**json.loads(data)), data
+        return from_json(Holder, data.decode(), where="", fix=""), data
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):  # damaged: nobody can beat it any more
+    except ValueError:  # damaged: nobody can beat it any more
         unknown = Holder(
             token="", beat=0, host="?", pid=0, machine="", started=0.0, taken=0.0, beaten=0.0
         )
@@ -137,7 +138,8 @@ class Lease:
         self._stop.set()
         self._thread.join()
         with contextlib.suppress(PipelineError, FileNotFoundError):
-            if self._workspace.read(self._name) == self._data:
+            found = _read(self._workspace, self._shard)
+            if found is not None and found[0].token == self._holder.token:
                 self._workspace.remove(self._name)
 
     def check(self) -> None:
@@ -196,9 +198,13 @@ class Lease:
             data = _encode(beaten)
             try:
                 with self._lock:
-                    if not self._workspace.refresh(self._name, data, self._data):
+                    if self._workspace.refresh(self._name, data, self._data):
+                        self._holder, self._data = beaten, data
+                        continue
+                    found = _read(self._workspace, self._shard)
+                    if found is None or found[0].token != self._holder.token:
                         return  # lost; `check` says so
-                    self._holder, self._data = beaten, data
+                    self._holder, self._data = found  # a beat whose answer got lost
             except PipelineError as error:
                 logger.warning("shard %05d: no heartbeat: %s", self._shard, error.what)
 

@@ -61,7 +61,9 @@ class ObjectStorage(Storage):
         with self._reading(name):
             return bytes(obstore.get(self._store, name).bytes())
 
-    def read_into(self, name: str, *parts: memoryview) -> int:
+    def read_into(
+        self, name: str, *parts: memoryview, each: Callable[[memoryview], None] | None = None
+    ) -> int:
         """Get an object and copy it piece by piece."""
         with self._reading(name):
             found = memoryview(obstore.get(self._store, name).bytes())
@@ -70,6 +72,8 @@ class ObjectStorage(Storage):
             piece = found[start : start + len(part)]
             part[: len(piece)] = piece
             start += len(part)
+            if each is not None:
+                each(part)
         return len(found)
 
     def read_ranges(self, name: str, starts: list[int], num_bytes: int) -> list[bytes]:

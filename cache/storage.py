@@ -7,6 +7,7 @@ Leases need three more calls, in which exactly one of several writers wins.
 
 import contextlib
 import os
+import re
 import socket
 import stat
 import uuid
@@ -18,6 +19,7 @@ from typing import Any
 from schemas.errors import WorkspaceError
 
 Buffer = bytes | memoryview
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp")
 
 
 class Storage(ABC):
@@ -38,10 +40,19 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def read_into(self, name: str, *parts: memoryview) -> int:
+    def read_into(
+        self, name: str, *parts: memoryview, each: Callable[[memoryview], None] | None = None
+    ) -> int:
         """Fill the buffers one after another from a file; return how many bytes it has.
 
-        More than the buffers hold is not read, but counted. Raises: as `read`.
+        More than the buffers hold is not read, but counted.
+
+        Args:
+            name: of the file.
+            parts: the buffers.
+            each: called with every buffer once it is full, while it is still in the processor's
+                cache.
+        Raises: as `read`.
         """
 
     @abstractmethod
@@ -128,7 +139,9 @@ class LocalStorage(Storage):
         with self._reading(name):
             return self.path(name).read_bytes()
 
-    def read_into(self, name: str, *parts: memoryview) -> int:
+    def read_into(
+        self, name: str, *parts: memoryview, each: Callable[[memoryview], None] | None = None
+    ) -> int:
         """Fill the buffers one after another from a file."""
         with self._reading(name), self.path(name).open("rb", buffering=0) as file:
             num_bytes = os.fstat(file.fileno()).st_size
@@ -136,6 +149,8 @@ class LocalStorage(Storage):
                 num_read = 0  # one call reads at most 2 GiB
                 while num_read < len(part) and (num := file.readinto(part[num_read:])):
                     num_read += num
+                if each is not None:
+                    each(part)
             return num_bytes
 
     def read_ranges(self, name: str, starts: list[int], num_bytes: int) -> list[bytes]:
@@ -173,8 +188,12 @@ class LocalStorage(Storage):
         """Delete a file, if it is there."""
         with self._writing(name):
             self._step("removes", name)
-            self.path(name).unlink(missing_ok=True)
+            try:
+                self.path(name).unlink()
+            except FileNotFoundError:
+                return
             self._step("has removed", name)
+            _sync(self.path(name).parent)  # a commit must not come back after a power cut
 
     def size(self, name: str) -> int | None:
         """Return a file's size."""
@@ -321,8 +340,7 @@ def cannot_write(where: str, reason: str) -> WorkspaceError:
 
 def is_temporary(name: str) -> bool:
     """Say whether a name is one that a killed write leaves behind."""
-    base = name.rpartition("/")[2]
-    return base.startswith(".") and base.endswith(".tmp")
+    return _TEMPORARY.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def _existing(path: Path) -> Path:

@@ -260,10 +260,14 @@ def find_orphans(workspace: Storage, plan: Plan) -> list[str]:
     """
     sizes = workspace.sizes("")
     states = list(shard_states(workspace, plan, range(plan.num_shards)))
-    is_running = any(state.state == "running" for state in states)
-    found = [name for name in sizes if is_temporary(name) and not is_running]
+    holders = {state.shard: read_holder(workspace, state.shard) for state in states}
+    # A shard that is done may be held: at the beginning of a redo, and at the end of any run.
+    held = {shard for shard, holder in holders.items() if holder and not holder.is_dead()}
+    found = [name for name in sizes if is_temporary(name) and not held]
     for state in states:
-        if state.state != "running" and lease_name(state.shard) in sizes:
+        if state.shard in held:
+            continue
+        if lease_name(state.shard) in sizes:
             found.append(lease_name(state.shard))
         if state.state == "done":
             parts = [part_name(state.shard, chunk) for chunk in chunk_range(plan, state.shard)]

@@ -13,6 +13,7 @@ import logging
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
@@ -81,6 +82,7 @@ class ShardWriter:
         self._parts: dict[int, ChunkPart] = {}
         self._rows: dict[int, pa.Table] = {}
         self._matrices: dict[str, Float16[np.ndarray, "S D"]] = {}
+        self._committed_as: ShardCommit | None = None  # whole already, and not discarded
         self._started = 0.0
 
     def __enter__(self) -> "ShardWriter":
@@ -173,6 +175,9 @@ class ShardWriter:
         Raises: LeaseError if another process took the shard; WorkspaceError.
         """
         assert not self.missing
+        if self._committed_as is not None:
+            self._forget_parts()
+            return self._committed_as
         rows = pa.concat_tables(self._rows[chunk] for chunk in self.chunks)
         assert len(rows) == self.stop - self.start
         rows_file = parquet_bytes(rows)
@@ -199,12 +204,17 @@ class ShardWriter:
         )
         text = sealed_json(commit).encode()
         self._workspace.write(commit_name(self._shard), text, check=self._lease.check)
+        self._forget_parts()
+        return commit
+
+    def _forget_parts(self) -> None:
         for chunk in self.chunks:
             self._workspace.remove(part_name(self._shard, chunk))
-        return commit
 
     def discard(self, first_chunk: int) -> None:
         """Forget a chunk and those after it, which may repeat its content: all are missing now."""
+        if self._committed_as is not None:
+            self._uncommit(range(self.chunks.start, first_chunk))
         for chunk in range(first_chunk, self.chunks.stop):
             self._workspace.remove(part_name(self._shard, chunk))
             for name in MODALITIES:
@@ -229,9 +239,9 @@ class ShardWriter:
         """Keep the chunks of a killed run, or of a broken shard, that verify.
 
         They must have been made in this configuration, so that what comes out is what one
-        uninterrupted run writes. The old commit goes: from now on chunks may be newer than it.
+        uninterrupted run writes. A commit under which everything is right stays.
         """
-        old = self._committed()
+        commit, old = self._committed()
         for chunk in self.chunks:
             candidate = old.get(chunk) or self._read_part(chunk)
             if candidate is None or not self._is_right(candidate[0]):
@@ -241,10 +251,11 @@ class ShardWriter:
                 for name in MODALITIES:
                     self._view(name, chunk)[:] = np.nan
                 continue
-            if chunk in old:
-                self._keep(part, rows)
             self._parts[chunk], self._rows[chunk] = part, rows
-        self._workspace.remove(commit_name(self._shard))
+        if old and not self.missing:
+            self._committed_as = commit
+        else:
+            self._uncommit([chunk for chunk in self._parts if chunk in old])
         if self._parts:
             logger.info(
                 "shard %05d: %d of %d chunks are there already",
@@ -252,6 +263,13 @@ class ShardWriter:
                 len(self._parts),
                 len(self.chunks),
             )
+
+    def _uncommit(self, kept: Iterable[int]) -> None:
+        """Remove the commit: from now on chunks may be newer than it. Keep chunks as parts."""
+        for chunk in kept:
+            self._keep(self._parts[chunk], self._rows[chunk])
+        self._workspace.remove(commit_name(self._shard))
+        self._committed_as = None
 
     def _is_right(self, part: ChunkPart) -> bool:
         found = (part.spec_id, part.items_sha256, part.compute_dtype, part.batch_size)
@@ -271,17 +289,17 @@ class ShardWriter:
                 return f"{file} {problem}"
         return ""
 
-    def _committed(self) -> dict[int, tuple[ChunkPart, pa.Table]]:
-        """Return the chunks as the old commit has them; nothing if it or the rows are damaged."""
+    def _committed(self) -> tuple[ShardCommit | None, dict[int, tuple[ChunkPart, pa.Table]]]:
+        """Return the old commit and its chunks; nothing if it or the rows are damaged."""
         try:
             commit = load_commit(self._workspace, self._shard)
             data = self._workspace.read(rows_name(self._shard)) if commit else b""
         except (PipelineError, FileNotFoundError):
-            return {}
+            return None, {}
         if commit is None or hashlib.sha256(data).hexdigest() != commit.rows_sha256:
-            return {}
+            return None, {}
         if (commit.start, commit.stop) != (self.start, self.stop):
-            return {}
+            return None, {}
         rows = parquet_table(data)
         found = {}
         for index, chunk in enumerate(self.chunks):
@@ -296,7 +314,7 @@ class ShardWriter:
             )
             start, stop = self.chunk_range(chunk)
             found[chunk] = part, rows.slice(start - self.start, stop - start)
-        return found
+        return commit, found
 
     def _read_part(self, chunk: int) -> tuple[ChunkPart, pa.Table] | None:
         name = part_name(self._shard, chunk)
@@ -305,13 +323,15 @@ class ShardWriter:
         except FileNotFoundError:
             return None
         file, footer = data[:-FOOTER_BYTES], data[-FOOTER_BYTES:]
-        if crc32c(file) != int.from_bytes(footer, "little"):
+        if not file or crc32c(file) != int.from_bytes(footer, "little"):
             return None
         rows = parquet_table(file)
         text = rows.schema.metadata[_PART_KEY].decode()
         try:
             part = from_json(ChunkPart, text, where=name, fix="")
         except PipelineError:  # of another version
+            return None
+        if part.chunk != chunk:
             return None
         return part, rows.replace_schema_metadata(None)
 

@@ -7,11 +7,12 @@ picture that kills it twice gets a reason like any other bad one.
 B pictures of a task, H, W height and width in pixels.
 """
 
-import ctypes
 import mmap
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -30,7 +31,6 @@ from schemas.plan import Preprocess
 TASK_PICTURES = 16
 _PICTURES_AHEAD = 512
 _MAX_BYTES_AHEAD = 2**30  # of encoded pictures
-_PR_SET_PDEATHSIG = 1
 
 Tag = TypeVar("Tag")
 _Errors = tuple[list[str | None], float]
@@ -159,13 +159,12 @@ class DecodePool:
     def _alone(self, picture: bytes, slot: int, place: int) -> str | None:
         """Decode one picture of a task whose worker died, in a pool without other work."""
         for _ in range(2):
+            future = self._submit(slot, place, [picture])
+            if future is None:  # broken by another picture
+                self._start()
+                future = self._submit(slot, place, [picture])
             try:
-                if self._executor is None:
-                    self._start()
-                assert self._executor is not None
-                errors, seconds = self._executor.submit(
-                    _decode_there, slot, place, [picture]
-                ).result()
+                errors, seconds = future.result() if future else ([None], 0.0)
             except BrokenProcessPool:
                 self._executor = None
                 continue
@@ -207,13 +206,21 @@ def _start_worker(
     where: str, shape: tuple[int, ...], preprocess: Preprocess, is_scaled: bool
 ) -> None:
     global _worker  # set once, a worker's only state
-    # The main process decides when to stop; should it be killed, nobody else ends a worker.
+    # The main process decides when to stop.
+    # SIGTERM stays deadly: with it the executor ends the others when one of them was killed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_main, daemon=True).start()
     descriptor = os.open(where, os.O_RDWR)
     _worker = _map_slots(descriptor, shape), preprocess, is_scaled
     os.close(descriptor)
+
+
+def _end_with_main() -> None:
+    """End when the main process was killed: neither the queue nor the fork server would tell."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _decode_there(slot: int, first: int, pictures: list[bytes]) -> _Errors:

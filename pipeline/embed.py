@@ -22,7 +22,7 @@ from cache.verify import ShardState, is_imported, shard_state
 from cache.writer import write_labels
 from pipeline.decode_pool import DecodePool
 from pipeline.embed_shard import EncoderLike, embed_shard
-from pipeline.items import check_unchanged
+from pipeline.items import CatalogWatch
 from pipeline.labels import label_texts
 from schemas.commit import ShardCommit
 from schemas.errors import (
@@ -85,16 +85,20 @@ def embed(
     """
     for shard in shards:
         plan.shard_range(shard)
-    encoder = functools.cache(get_encoder)
+
+    @functools.cache
+    def encoder() -> EncoderLike:
+        workspace.check_writable()  # before anything slow
+        return get_encoder()
+
     if with_labels or 0 in shards:
         if labels_are_done(workspace, plan):
             logger.info("labels are done already")
         else:
             embed_labels(workspace, plan, encoder(), batch_size)
-    if shards:
-        open_arrays(workspace, plan)
+    open_arrays(workspace, plan)
     too_bad: list[TooManyBadRowsError] = []
-    checked: set[int] = set()
+    watch = CatalogWatch(plan.items)
     with contextlib.ExitStack() as stack:
         get_pool = functools.cache(lambda: _start_pool(stack, plan, num_workers))
         for shard in shards:
@@ -103,7 +107,8 @@ def embed(
             commit = state.commit
             try:
                 if commit is None or again is not None:
-                    _check_catalog(workspace, plan, shard, checked)
+                    items = read_items(workspace, plan, shard)
+                    watch.check(items["source_file"].unique().to_pylist())
                     pool = get_pool()
                     commit = embed_shard(
                         workspace,
@@ -111,6 +116,7 @@ def embed(
                         shard,
                         encoder(),
                         pool,
+                        watch,
                         batch_size=batch_size,
                         redo=again,
                     )
@@ -124,13 +130,6 @@ def embed(
                 logger.info("%s: left to it", error.what)
     if too_bad:
         raise too_bad[0]
-
-
-def _check_catalog(workspace: Storage, plan: Plan, shard: int, checked: set[int]) -> None:
-    """Look once whether the catalog files of a shard are still the planned ones."""
-    files = set(read_items(workspace, plan, shard)["source_file"].unique().to_pylist())
-    check_unchanged(plan.items, sorted(files - checked))
-    checked |= files
 
 
 def _start_pool(stack: contextlib.ExitStack, plan: Plan, num_workers: int) -> DecodePool:

@@ -27,7 +27,7 @@ from cache.reader import read_items
 from cache.storage import Storage
 from cache.writer import ShardWriter
 from pipeline.decode_pool import TASK_PICTURES, Decoded, DecodePool
-from pipeline.items import PictureFile, RawItem, read_rows
+from pipeline.items import CatalogWatch, PictureFile, RawItem, read_rows
 from pipeline.progress import Progress
 from schemas.commit import ShardCommit
 from schemas.plan import EncoderSpec, Plan
@@ -118,6 +118,7 @@ def embed_shard(
     shard: int,
     encoder: EncoderLike,
     pool: DecodePool,
+    watch: CatalogWatch,
     *,
     batch_size: int,
     redo: Callable[[pa.Table], bool] | None = None,
@@ -130,10 +131,11 @@ def embed_shard(
         shard: position in the plan.
         encoder: the planned one.
         pool: decodes its pictures.
+        watch: of the plan's catalog.
         batch_size: B.
         redo: says of a finished chunk's rows whether it is to be made again all the same.
     Returns: the shard's commit.
-    Raises: ShardError, LeaseError, SpecMismatchError, WorkspaceError.
+    Raises: ShardError, LeaseError, SpecMismatchError, SourceChangedError, WorkspaceError.
     """
     started, decoding = time.perf_counter(), pool.seconds
     writer = ShardWriter(
@@ -145,7 +147,7 @@ def embed_shard(
             if redo is not None and rows is not None and redo(rows):
                 writer.discard(chunk)
                 break
-        run = _ShardRun(workspace, plan, shard, encoder, pool, writer, batch_size)
+        run = _ShardRun(workspace, plan, shard, encoder, pool, watch, writer, batch_size)
         try:
             run.embed_missing()
             commit = writer.commit()
@@ -199,13 +201,15 @@ class _ShardRun:
         shard: int,
         encoder: EncoderLike,
         pool: DecodePool,
+        watch: CatalogWatch,
         writer: ShardWriter,
         batch_size: int,
     ) -> None:
         self.timer = _Timer()
         self._plan, self._shard = plan, shard
         self._items = read_items(workspace, plan, shard)
-        self._encoder, self._pool, self._writer = encoder, pool, writer
+        self._files = self._items["source_file"].unique().to_pylist()
+        self._encoder, self._pool, self._watch, self._writer = encoder, pool, watch, writer
         self._batch_size = batch_size
         # By sha256: contents of earlier chunks, and of those that are being read ahead.
         self._images: dict[str, _Content] = {}
@@ -215,6 +219,8 @@ class _ShardRun:
     def embed_missing(self) -> None:
         """Embed and write every missing chunk."""
         missing = self._writer.missing
+        if missing:
+            self._watch.check(self._files)
         self._know_finished_chunks()
         num_rows = sum(stop - start for start, stop in map(self._writer.chunk_range, missing))
         with (
@@ -302,6 +308,7 @@ class _ShardRun:
             "title", first, chunk.titles, list(chunk.new_titles.values()), title_emb
         )
         rows = self._rows(first, chunk, image, title)
+        self._watch.check(self._files)  # since it was read
         self._writer.write(number, image=image, title=title, rows=rows)
         timer.writing += time.perf_counter() - clock
 

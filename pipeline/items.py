@@ -175,6 +175,36 @@ def check_unchanged(source: ItemsSource, numbers: Iterable[int] | None = None) -
             )
 
 
+class CatalogWatch:
+    """Makes sure that catalog files are the planned ones; reads them again only if touched."""
+
+    def __init__(self, source: ItemsSource) -> None:
+        """Watch a planned catalog."""
+        self._source = source
+        self._stamps: dict[int, tuple[int, int, int] | None] = {}
+
+    def check(self, numbers: Iterable[int]) -> None:
+        """Check files, by position, that are new to the watch or were written since the last time.
+
+        A file at a URL is checked the first time only.
+        Raises: as `check_unchanged`.
+        """
+        for number in numbers:
+            stamp = _stamp(self._source.files[number].path)
+            if number not in self._stamps or self._stamps[number] != stamp:
+                check_unchanged(self._source, [number])
+                self._stamps[number] = stamp
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    """Return what the file system changes with a local file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _change(file: SourceFile) -> str | None:
     with reading(file.path):
         try:
