@@ -13,20 +13,9 @@ from record import append
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    "",
-    *[
-        "plan",
-        "embed",
-        "status",
-        "verify",
-        "import",
-        "export",
-        "neighbors",
-        "fit",
-        "compare",
-        "demo",
-    ],
-)
+    "", "plan", "embed", "status", "verify", "import", "export", "neighbors", "fit", "compare",
+    "demo",
+)  # fmt: skip
 NUM_RUNS = 7
 
 
