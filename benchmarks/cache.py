@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import zarr
 from record import append
+from simulated import make_workspace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -25,47 +26,10 @@ from cache.layout import array_name, chunk_name
 from cache.reader import Cache
 from cache.storage import LocalStorage
 from cache.writer import ShardWriter
-from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess
+from schemas.plan import Plan
 from schemas.tables import ROWS
 
 NUM_RANDOM = 4096
-
-
-def simulated_plan(num_items: int, embed_dim: int = 512) -> Plan:
-    """Return a plan without a catalog; its hashes are made up."""
-    preprocess = Preprocess(
-        size=(224, 224),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        interpolation="bicubic",
-        resize_mode="shortest",
-        fill_color=0,
-    )
-    spec = EncoderSpec(
-        model="simulated",
-        pretrained="random",
-        weights_path="",
-        weights_sha256="0" * 64,
-        architecture={},
-        preprocess=preprocess,
-        tokenizer="none",
-        embed_dim=embed_dim,
-    )
-    num_shards = -(-num_items // 65536)
-    return Plan(
-        items=ItemsSource(files=(), root="", has_image_bytes=True),
-        labels_path="",
-        labels_sha256="",
-        label_text="name",
-        num_items=num_items,
-        num_labels=1,
-        limit=None,
-        encoder=spec,
-        spec_id=spec.spec_id(),
-        shards=tuple(f"{shard:064d}" for shard in range(num_shards)),
-        items_tables=("",) * num_shards,
-        labels_table="",
-    )
 
 
 def fill(workspace: LocalStorage, plan: Plan) -> float:
@@ -126,7 +90,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where to write; the system's temporary folder if not")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        workspace, plan = LocalStorage(Path(folder)), simulated_plan(options.items)
+        workspace = LocalStorage(Path(folder))
+        plan = make_workspace(workspace, options.items)
         written = fill(workspace, plan)
         cache = Cache(workspace, plan)
         array = zarr.open_array(workspace.path(array_name("image")), mode="r")

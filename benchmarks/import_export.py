@@ -12,7 +12,6 @@ N items, D embedding width.
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -22,36 +21,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from record import append
+from simulated import item_ids, make_workspace
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cache.layout import (  # noqa: E402
     ITEM_DTYPE,
-    LABELS_TABLE,
     MODALITIES,
     chunk_name,
-    items_name,
-    parquet_bytes,
 )
-from cache.reader import PLAN, Cache, read_plan  # noqa: E402
+from cache.reader import Cache, read_plan  # noqa: E402
 from cache.storage import LocalStorage  # noqa: E402
 from pipeline.embedding_files import open_files  # noqa: E402
 from pipeline.export_embeddings import export_embeddings  # noqa: E402
 from pipeline.import_embeddings import import_embeddings  # noqa: E402
 from pipeline.verify import verify  # noqa: E402
-from schemas.configs import to_json  # noqa: E402
-from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess  # noqa: E402
-from schemas.tables import ITEMS, LABELS  # noqa: E402
+from schemas.plan import Plan  # noqa: E402
 
 DIM = 512
-NUM_LABELS = 100
 NUM_RUNS = 2
 # What is measured, and the plain steps that move the same bytes.
 STEPS = {
@@ -63,74 +55,11 @@ STEPS = {
 }
 
 
-def make_workspace(workspace: LocalStorage, num_items: int) -> None:
-    """Write a plan with its items and labels tables, without a catalog behind it."""
-    spec = EncoderSpec(
-        model="benchmark",
-        pretrained="",
-        weights_path="",
-        weights_sha256="0" * 64,
-        architecture={"embed_dim": DIM},
-        preprocess=Preprocess(
-            size=(224, 224),
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-            interpolation="bicubic",
-            resize_mode="shortest",
-            fill_color=0,
-        ),
-        tokenizer="none",
-        embed_dim=DIM,
-    )
-    num_shards = -(-num_items // Plan.shard_rows)
-    plan = Plan(
-        items=ItemsSource(files=(), root=workspace.location, has_image_bytes=True),
-        labels_path="labels.csv",
-        labels_sha256="0" * 64,
-        label_text="name",
-        num_items=num_items,
-        num_labels=NUM_LABELS,
-        limit=None,
-        encoder=spec,
-        spec_id=spec.spec_id(),
-        shards=tuple(hashlib.sha256(b"%d" % shard).hexdigest() for shard in range(num_shards)),
-        items_tables=("",) * num_shards,
-        labels_table="",
-    )
-    files = {items_name(shard): _items(plan, shard) for shard in range(num_shards)}
-    names = [f"Thing {label}" for label in range(NUM_LABELS)]
-    labels = {"label": range(NUM_LABELS), "label_id": names, "name": names, "path": names}
-    labels = {name: list(values) for name, values in labels.items()} | {"count": [0] * NUM_LABELS}
-    files[LABELS_TABLE] = parquet_bytes(pa.table(labels).cast(LABELS))
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    tables = tuple(digests[items_name(shard)] for shard in range(num_shards))
-    plan = replace(plan, items_tables=tables, labels_table=digests[LABELS_TABLE])
-    for name, data in {**files, PLAN: to_json(plan).encode()}.items():
-        workspace.write(name, data)
-
-
-def _items(plan: Plan, shard: int) -> bytes:
-    rows = np.arange(*plan.shard_range(shard))
-    columns = {
-        "row": rows,
-        "item_id": _ids(rows),
-        "source_file": np.zeros(len(rows), int),
-        "source_row": rows,
-        "label": rows % NUM_LABELS,
-        "split": ["train"] * len(rows),
-    }
-    return parquet_bytes(pa.table(columns).cast(ITEMS))
-
-
-def _ids(rows: np.ndarray) -> list[str]:
-    return [f"item-{row:012d}" for row in rows]
-
-
 def make_source(folder: Path, num_items: int) -> None:
     """Write image.npy and title.npy, and ids in plan order and in any order."""
     rng = np.random.default_rng(0)
-    np.save(folder / "ids.npy", np.array(_ids(np.arange(num_items)), "S"))
-    np.save(folder / "permuted.npy", np.array(_ids(rng.permutation(num_items)), "S"))
+    np.save(folder / "ids.npy", np.array(item_ids(np.arange(num_items)), "S"))
+    np.save(folder / "permuted.npy", np.array(item_ids(rng.permutation(num_items)), "S"))
     for name in MODALITIES:
         matrix = np.lib.format.open_memmap(
             folder / f"{name}.npy", "w+", ITEM_DTYPE, (num_items, DIM)

@@ -7,13 +7,16 @@ picture that kills it twice gets a reason like any other bad one.
 B pictures of a task, H, W height and width in pixels.
 """
 
+import contextlib
 import mmap
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -132,7 +135,8 @@ class DecodePool:
         if self._executor is None or not pictures:
             return None
         try:
-            return self._executor.submit(_decode_there, slot, first, pictures)
+            with _without_main_module():  # a call may start a worker
+                return self._executor.submit(_decode_there, slot, first, pictures)
         except BrokenProcessPool:
             return None
 
@@ -172,6 +176,21 @@ class DecodePool:
             return errors[0]
         self._start()
         return "decoder died: its process was killed, twice"
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Hide the main script from processes that start.
+
+    A worker would import it first of all: one that imports torch costs each worker 5 seconds and
+    700 MB, and one without `if __name__ == "__main__"` would run again.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _map_slots(descriptor: int, shape: tuple[int, ...]) -> UInt8[np.ndarray, "slots B H W 3"]:

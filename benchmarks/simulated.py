@@ -1,0 +1,85 @@
+"""Make a planned workspace of any size without a catalog: plan, items and labels tables."""
+
+import hashlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cache.layout import LABELS_TABLE, items_name, parquet_bytes
+from cache.reader import PLAN
+from cache.storage import LocalStorage
+from schemas.configs import to_json
+from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess
+from schemas.tables import ITEMS, LABELS
+
+NUM_LABELS = 100
+
+
+def make_workspace(workspace: LocalStorage, num_items: int, embed_dim: int = 512) -> Plan:
+    """Write a plan with its items and labels tables, without a catalog behind it."""
+    spec = EncoderSpec(
+        model="benchmark",
+        pretrained="",
+        weights_path="",
+        weights_sha256="0" * 64,
+        architecture={"embed_dim": embed_dim},
+        preprocess=Preprocess(
+            size=(224, 224),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            interpolation="bicubic",
+            resize_mode="shortest",
+            fill_color=0,
+        ),
+        tokenizer="none",
+        embed_dim=embed_dim,
+    )
+    num_shards = -(-num_items // Plan.shard_rows)
+    plan = Plan(
+        items=ItemsSource(files=(), root=workspace.location, has_image_bytes=True),
+        labels_path="labels.csv",
+        labels_sha256="0" * 64,
+        label_text="name",
+        num_items=num_items,
+        num_labels=NUM_LABELS,
+        limit=None,
+        encoder=spec,
+        spec_id=spec.spec_id(),
+        shards=tuple(hashlib.sha256(b"%d" % shard).hexdigest() for shard in range(num_shards)),
+        items_tables=("",) * num_shards,
+        labels_table="",
+    )
+    files = {items_name(shard): _items(plan, shard) for shard in range(num_shards)}
+    names = [f"Thing {label}" for label in range(NUM_LABELS)]
+    labels = {"label": range(NUM_LABELS), "label_id": names, "name": names, "path": names}
+    labels = {name: list(values) for name, values in labels.items()} | {"count": [0] * NUM_LABELS}
+    files[LABELS_TABLE] = parquet_bytes(pa.table(labels).cast(LABELS))
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    tables = tuple(digests[items_name(shard)] for shard in range(num_shards))
+    plan = replace(plan, items_tables=tables, labels_table=digests[LABELS_TABLE])
+    for name, data in {**files, PLAN: to_json(plan).encode()}.items():
+        workspace.write(name, data)
+    return plan
+
+
+def _items(plan: Plan, shard: int) -> bytes:
+    rows = np.arange(*plan.shard_range(shard))
+    columns = {
+        "row": rows,
+        "item_id": item_ids(rows),
+        "source_file": np.zeros(len(rows), int),
+        "source_row": rows,
+        "label": rows % NUM_LABELS,
+        "split": ["train"] * len(rows),
+    }
+    return parquet_bytes(pa.table(columns).cast(ITEMS))
+
+
+def item_ids(rows: np.ndarray) -> list[str]:
+    """Return ids of one length, which stand in any order of files as they do in the plan."""
+    return [f"item-{row:012d}" for row in rows]
