@@ -19,7 +19,7 @@ from typing import Any
 from schemas.errors import WorkspaceError
 
 Buffer = bytes | memoryview
-_TEMPORARY = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\..+\.([0-9]+)\.[0-9a-f]{8}\.tmp")
 
 
 class Storage(ABC):
@@ -236,6 +236,8 @@ class LocalStorage(Storage):
         taken = _temporary(path)
         with self._writing(name):
             try:
+                if path.read_bytes() != old:
+                    return False
                 path.rename(taken)
             except FileNotFoundError:
                 return False
@@ -341,6 +343,12 @@ def cannot_write(where: str, reason: str) -> WorkspaceError:
 def is_temporary(name: str) -> bool:
     """Say whether a name is one that a killed write leaves behind."""
     return _TEMPORARY.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def is_being_written(name: str) -> bool:
+    """Say whether the process that writes a temporary file lives, if it is here."""
+    found = _TEMPORARY.fullmatch(name.rpartition("/")[2])
+    return found is not None and Path(f"/proc/{found[1]}").exists()
 
 
 def _existing(path: Path) -> Path:

@@ -28,7 +28,7 @@ from cache.layout import (
     rows_name,
 )
 from cache.lease import Holder, read_holder
-from cache.storage import Storage, is_temporary
+from cache.storage import Storage, is_being_written, is_temporary
 from schemas.commit import IMPORTED, ShardCommit, read_commit
 from schemas.errors import CacheCorruptError, PipelineError
 from schemas.plan import Plan
@@ -263,7 +263,7 @@ def find_orphans(workspace: Storage, plan: Plan) -> list[str]:
     holders = {state.shard: read_holder(workspace, state.shard) for state in states}
     # A shard that is done may be held: at the beginning of a redo, and at the end of any run.
     held = {shard for shard, holder in holders.items() if holder and not holder.is_dead()}
-    found = [name for name in sizes if is_temporary(name) and not held]
+    found = [name for name in sizes if is_temporary(name) and not (held or is_being_written(name))]
     for state in states:
         if state.shard in held:
             continue

@@ -168,10 +168,13 @@ class DecodePool:
                 self._start()
                 future = self._submit(slot, place, [picture])
             try:
-                errors, seconds = future.result() if future else ([None], 0.0)
+                found = future.result() if future else None
             except BrokenProcessPool:
+                found = None
+            if found is None:
                 self._executor = None
                 continue
+            errors, seconds = found
             self.seconds += seconds
             return errors[0]
         self._start()

@@ -331,3 +331,24 @@ def furthest(tasks: Tasks, num_workers: int) -> int:
             num_most = max(num_most, num_read - number)
     assert num_read == len(tasks)
     return num_most
+
+
+def test_the_main_script_runs_once_however_many_workers_start(tmp_path: Path) -> None:
+    """A script without `if __name__ == "__main__"` would run again in every worker."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('script runs')\n"
+        "from pipeline.decode_pool import DecodePool\n"
+        "from tests.fakes import PREPROCESS, picture_bytes\n"
+        "with DecodePool(PREPROCESS, is_scaled=True, num_workers=2) as pool:\n"
+        "    tasks = ((i, [picture_bytes((i, 0, 0))] * 16) for i in range(40))\n"
+        "    print(sum(outcome.errors == [None] * 16 for outcome in pool.decode(tasks)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split("\n")[:2] == ["script runs", "40"]
