@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check e2e bench clean
+.PHONY: help demo test check e2e faults bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,10 +24,13 @@ check: $(READY)  ## format, lint, types, unit and property tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit tests/property
+	$(BIN)/python -m pytest tests/unit tests/property -m 'not slow'
 
 e2e: $(READY)  ## the README's commands on a small catalog
 	$(BIN)/python -m pytest tests/e2e
+
+faults: $(READY)  ## kill the cache's writer before and after its every step
+	$(BIN)/python -m pytest tests/unit -m slow
 
 bench: $(READY)  ## print benchmark figures and append them to benchmarks/results
 	@for script in benchmarks/help.py benchmarks/cache.py benchmarks/import_export.py benchmarks/embed.py benchmarks/demo.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

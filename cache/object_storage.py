@@ -47,7 +47,7 @@ class ObjectStorage(Storage):
         """
         self.location = url.rstrip("/")
         try:
-            self._store = _open(self.location)
+            self._store = open_store(url)
         except (BaseError, ValueError, TypeError) as error:
             raise WorkspaceError(
                 f"this address cannot be used: {_reason(error)}",
@@ -142,10 +142,6 @@ class ObjectStorage(Storage):
                     if path.is_file():
                         self.write(f"{name}/{path.relative_to(place)}", path.read_bytes())
 
-    def object_store(self, name: str) -> Any:
-        """Return obstore's own store of the objects below a name, for libraries that take one."""
-        return _open(f"{self.location}/{name}")
-
     def _put(self, name: str, data: bytes, *, mode: Any = "overwrite") -> bool:
         """Put; with a condition, say whether it held."""
         try:
@@ -171,9 +167,12 @@ class ObjectStorage(Storage):
             ) from error
 
 
-def _open(url: str) -> Any:
-    options: dict[str, Any] = {} if url.startswith("memory://") else {"retry_config": _RETRY}
-    return from_url(url, **options)
+def open_store(place: str) -> Any:
+    """Return obstore's own store of what is below a URL or a local path."""
+    if "://" not in place:
+        return from_url(Path(place).as_uri())
+    options: dict[str, Any] = {} if place.startswith("memory://") else {"retry_config": _RETRY}
+    return from_url(place, **options)
 
 
 def _reason(error: Exception) -> str:

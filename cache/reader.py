@@ -31,6 +31,7 @@ from cache.layout import (
     open_foreign,
     parquet_table,
     read_chunk,
+    read_foreign,
     rows_name,
 )
 from cache.storage import Storage
@@ -146,7 +147,7 @@ class Cache:
         if self._is_ours[name]:
             problem = read_chunk(self._workspace, chunk_name(name, chunk), whole, checksum)
         else:
-            problem = self._read_foreign(name, chunk, whole, checksum)
+            problem = read_foreign(self._workspace, self._plan, name, chunk, whole, checksum)
         if problem:
             raise CacheCorruptError(
                 f"chunk {chunk} (rows {start} to {stop - 1}) {problem}",
@@ -211,18 +212,6 @@ class Cache:
     def _rows_of(self, chunk: int) -> tuple[int, int]:
         start = chunk * self._plan.chunk_rows
         return start, min(start + self._plan.chunk_rows, self._plan.num_items)
-
-    def _read_foreign(
-        self, name: str, chunk: int, out: Float16[np.ndarray, "R D"], checksum: int
-    ) -> str:
-        """Read a chunk's rows from an array that somebody wrote again, through zarr.
-
-        The commit's checksum is of the values, so it still holds.
-        """
-        start, stop = self._rows_of(chunk)
-        out[stop - start :] = np.nan
-        out[: stop - start] = open_foreign(self._workspace, name)[start:stop]
-        return "" if crc32c(out) == checksum else "does not match its crc32c in the commit"
 
     def read_rows(self, columns: Sequence[str] = ROWS.names) -> pa.Table:
         """Read the rows tables of all shards, sha256 checked.

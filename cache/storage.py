@@ -14,7 +14,6 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from schemas.errors import WorkspaceError
 
@@ -103,10 +102,6 @@ class Storage(ABC):
         """Return a file's local path, to map it into memory; None where there is none."""
         del name
         return None
-
-    def object_store(self, name: str) -> Any:
-        """Return obstore's store of what is below a name; only where `path` returns None."""
-        raise NotImplementedError(name)
 
     def free_bytes(self) -> int | None:
         """Return the free space there; None where nobody knows."""

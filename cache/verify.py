@@ -4,6 +4,7 @@
 `checksums` it reads every byte. `find_orphans` lists what killed processes left behind.
 """
 
+import functools
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +22,12 @@ from cache.layout import (
     chunk_num_bytes,
     chunk_range,
     commit_name,
+    foreign_arrays,
     lease_name,
     parquet_table,
     part_name,
     read_chunk,
+    read_foreign,
     rows_name,
 )
 from cache.lease import Holder, read_holder
@@ -74,20 +77,24 @@ def shard_state(
         checksums: read every file and compare it with the commit, not only its size.
     Raises: ShardError if the plan has no such shard.
     """
-    return _state(workspace, plan, shard, size=workspace.size, checksums=checksums)
+    foreign = foreign_arrays(workspace, plan)
+    return _state(workspace, plan, shard, size=workspace.size, foreign=foreign, checksums=checksums)
 
 
 def shard_states(
     workspace: Storage, plan: Plan, shards: Sequence[int], *, checksums: bool = False
 ) -> Iterator[ShardState]:
     """Say the same of several shards, by one listing of all files."""
-    sizes = workspace.sizes("cache")
+    sizes, foreign = workspace.sizes("cache"), foreign_arrays(workspace, plan)
 
     def look(shard: int) -> ShardState:
-        found = _state(workspace, plan, shard, size=sizes.get, checksums=checksums)
+        state = functools.partial(
+            _state, workspace, plan, shard, foreign=foreign, checksums=checksums
+        )
+        found = state(size=sizes.get)
         # A shard that was finished after the listing looks broken in it.
         if found.state == "broken":
-            found = _state(workspace, plan, shard, size=workspace.size, checksums=checksums)
+            found = state(size=workspace.size)
         return found
 
     if checksums:  # which has its own threads
@@ -103,6 +110,7 @@ def _state(
     shard: int,
     *,
     size: Callable[[str], int | None],
+    foreign: frozenset[str],
     checksums: bool,
 ) -> ShardState:
     plan.shard_range(shard)
@@ -115,9 +123,9 @@ def _state(
     if commit is not None and commit.shard != shard:
         reasons = [f"{commit_name(shard)} is the commit of shard {commit.shard}"]
     elif commit is not None:
-        reasons = disagreements(plan, commit, size)
+        reasons = disagreements(plan, commit, size, foreign)
         if checksums and not reasons:
-            reasons = _bad_files(workspace, plan, commit)
+            reasons = _bad_files(workspace, plan, commit, foreign)
         if not reasons:
             return ShardState(
                 shard=shard, state="done", commit=commit, is_imported=is_imported(commit)
@@ -162,8 +170,13 @@ def load_commit(workspace: Storage, shard: int) -> ShardCommit | None:
     return read_commit(ShardCommit, text, where=where, fix=fix)
 
 
-def disagreements(plan: Plan, commit: ShardCommit, size: Callable[[str], int | None]) -> list[str]:
-    """Return how the commit differs from the plan or from the files' sizes."""
+def disagreements(
+    plan: Plan,
+    commit: ShardCommit,
+    size: Callable[[str], int | None],
+    foreign: frozenset[str] = frozenset(),
+) -> list[str]:
+    """Return how the commit differs from the plan or from the sizes of our own files."""
     chunks = chunk_range(plan, commit.shard)
     expected = {
         "spec_id": (commit.spec_id, plan.spec_id),
@@ -182,7 +195,7 @@ def disagreements(plan: Plan, commit: ShardCommit, size: Callable[[str], int | N
     if reasons:
         return reasons
     for modality in MODALITIES:
-        for chunk in chunks:
+        for chunk in chunks if modality not in foreign else ():
             found = size(chunk_name(modality, chunk))
             if found is None:
                 reasons.append(f"{_chunk(plan, modality, chunk)} is missing")
@@ -194,7 +207,9 @@ def disagreements(plan: Plan, commit: ShardCommit, size: Callable[[str], int | N
     return reasons
 
 
-def _bad_files(workspace: Storage, plan: Plan, commit: ShardCommit) -> list[str]:
+def _bad_files(
+    workspace: Storage, plan: Plan, commit: ShardCommit, foreign: frozenset[str]
+) -> list[str]:
     """Name every file that does not match the commit, or the rows table."""
     name = rows_name(commit.shard)
     try:
@@ -213,7 +228,10 @@ def _bad_files(workspace: Storage, plan: Plan, commit: ShardCommit) -> list[str]
             buffers.chunk = np.empty((plan.chunk_rows, plan.encoder.embed_dim), ITEM_DTYPE)
         chunk = chunk_range(plan, commit.shard)[index]
         checksum = (commit.image_crc32c if modality == "image" else commit.title_crc32c)[index]
-        found = read_chunk(workspace, chunk_name(modality, chunk), buffers.chunk, checksum)
+        if modality in foreign:
+            found = read_foreign(workspace, plan, modality, chunk, buffers.chunk, checksum)
+        else:
+            found = read_chunk(workspace, chunk_name(modality, chunk), buffers.chunk, checksum)
         if not found and rows is not None:
             part = rows[f"{modality}_ok"].slice(index * plan.chunk_rows, plan.chunk_rows)
             is_absent = np.isnan(buffers.chunk[: len(part), 0])

@@ -1,6 +1,7 @@
 """Layout, writer, reader and verify: whatever the cache says is true."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from cache.layout import chunk_num_bytes, open_arrays
+from cache.layout import check_array, chunk_num_bytes, open_arrays
 from cache.lease import read_holder
 from cache.reader import Cache, read_all_items, read_label_emb, read_labels
 from cache.storage import LocalStorage
@@ -355,3 +356,32 @@ def test_planned_tables_are_checked_against_the_plan(workspace: LocalStorage, da
     labels_path(workspace).write_bytes(b"")
     with pytest.raises(CacheCorruptError, match="missing"):
         read_labels(workspace, plan)
+
+
+def test_an_array_that_somebody_wrote_again_is_read_through_zarr(workspace: LocalStorage) -> None:
+    """Other chunks and a compressor keep the values, and the commits' checksums are of those."""
+    plan, embeddings = filled(workspace)
+    place = array_path(workspace, "image")
+    old = zarr.open_array(place, mode="r")
+    values, attributes = old[:], dict(old.attrs)
+
+    def write_again(matrix: np.ndarray) -> None:
+        shutil.rmtree(place)
+        zarr.create_array(place, data=matrix, chunks=(50, 8), attributes=attributes)
+
+    write_again(values)
+    assert not check_array(workspace, plan, "image")
+    cache = Cache(workspace, plan)
+    np.testing.assert_array_equal(cache.read("image"), embeddings["image"])
+    rows = np.array([299, 0, 128, 5])
+    np.testing.assert_array_equal(cache.read_random("image", rows), embeddings["image"][rows])
+    states = [shard_state(workspace, plan, shard, checksums=True).state for shard in range(3)]
+    assert states == ["done"] * 3
+    with pytest.raises(SpecMismatchError, match="chunk_grid"):  # only readers take what is foreign
+        open_arrays(workspace, plan)
+    values[200, 3] *= 2
+    write_again(values)
+    with pytest.raises(CacheCorruptError, match="rows 192 to 255"):
+        Cache(workspace, plan).read("image")
+    states = [shard_state(workspace, plan, shard, checksums=True).state for shard in range(3)]
+    assert states == ["done", "broken", "done"]

@@ -47,8 +47,6 @@ from tests.faults import (
     wait_until,
 )
 
-pytest.importorskip("moto.server", reason="moto[server] is not installed")
-
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Processes]:
