@@ -18,7 +18,7 @@ $(READY): requirements.txt constraints.txt
 demo: $(READY)  ## run the whole pipeline, offline, on a generated catalog
 	$(BIN)/python cli.py demo
 
-test: check e2e  ## everything that CI runs
+test: check e2e  ## all but the kills that take minutes
 
 check: $(READY)  ## format, lint, types, unit and property tests
 	$(BIN)/ruff format --check .

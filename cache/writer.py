@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +64,14 @@ class ShardWriter:
     """
 
     def __init__(
-        self, workspace: Storage, plan: Plan, shard: int, *, compute_dtype: str, batch_size: int
+        self,
+        workspace: Storage,
+        plan: Plan,
+        shard: int,
+        *,
+        compute_dtype: str,
+        batch_size: int,
+        decoder: str = "pillow",
     ) -> None:
         """Name the shard and how it is made; entering takes its lease.
 
@@ -73,10 +81,16 @@ class ShardWriter:
             shard: position in the plan.
             compute_dtype: in which the encoder runs, or `imported`.
             batch_size: at which it runs; 0 where it does not.
+            decoder: of its pictures.
         Raises: ShardError if the plan has no such shard.
         """
         self._workspace, self._plan, self._shard = workspace, plan, shard
-        self._compute_dtype, self._batch_size = compute_dtype, batch_size
+        self._made: dict[str, Any] = {
+            "spec_id": plan.spec_id,
+            "compute_dtype": compute_dtype,
+            "batch_size": batch_size,
+            "decoder": decoder,
+        }
         self._lease = Lease(workspace, shard)
         self.start, self.stop = plan.shard_range(shard)
         self.chunks = chunk_range(plan, shard)
@@ -161,12 +175,10 @@ class ShardWriter:
             image_crc32c, title_crc32c = pool.map(put, MODALITIES, (image, title))
         part = ChunkPart(
             chunk=chunk,
-            spec_id=self._plan.spec_id,
             items_sha256=self._plan.shards[self._shard],
             image_crc32c=image_crc32c,
             title_crc32c=title_crc32c,
-            compute_dtype=self._compute_dtype,
-            batch_size=self._batch_size,
+            **self._made,
         )
         self._keep(part, rows.cast(ROWS))
 
@@ -184,7 +196,6 @@ class ShardWriter:
             shard=self._shard,
             start=self.start,
             stop=self.stop,
-            spec_id=self._plan.spec_id,
             items_sha256=self._plan.shards[self._shard],
             image_ok=rows["image_ok"].to_pylist().count(True),
             title_ok=rows["title_ok"].to_pylist().count(True),
@@ -194,10 +205,9 @@ class ShardWriter:
             image_crc32c=tuple(self._parts[chunk].image_crc32c for chunk in self.chunks),
             title_crc32c=tuple(self._parts[chunk].title_crc32c for chunk in self.chunks),
             rows_sha256=hashlib.sha256(rows_file).hexdigest(),
-            compute_dtype=self._compute_dtype,
-            batch_size=self._batch_size,
             seconds=round(time.perf_counter() - self._started, 3),
             host=socket.gethostname(),
+            **self._made,
         )
         if self._committed_as is not None and _says_the_same(commit, self._committed_as):
             self._forget_parts()
@@ -275,14 +285,8 @@ class ShardWriter:
         self._committed_as = None
 
     def _is_right(self, part: ChunkPart) -> bool:
-        found = (part.spec_id, part.items_sha256, part.compute_dtype, part.batch_size)
-        plan = self._plan
-        return found == (
-            plan.spec_id,
-            plan.shards[self._shard],
-            self._compute_dtype,
-            self._batch_size,
-        )
+        made = {name: getattr(part, name) for name in self._made}
+        return made == self._made and part.items_sha256 == self._plan.shards[self._shard]
 
     def _chunk_problem(self, part: ChunkPart) -> str:
         """Read a chunk of both modalities; return what is wrong."""
@@ -314,6 +318,7 @@ class ShardWriter:
                 title_crc32c=commit.title_crc32c[index],
                 compute_dtype=commit.compute_dtype,
                 batch_size=commit.batch_size,
+                decoder=commit.decoder,
             )
             start, stop = self.chunk_range(chunk)
             found[chunk] = part, rows.slice(start - self.start, stop - start)

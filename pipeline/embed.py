@@ -100,7 +100,7 @@ def embed(
     too_bad: list[TooManyBadRowsError] = []
     watch = CatalogWatch(plan.items)
     with contextlib.ExitStack() as stack:
-        get_pool = functools.cache(lambda: _start_pool(stack, plan, num_workers))
+        get_pool = functools.cache(lambda: _start_pool(stack, plan, num_workers, encoder()))
         for shard in shards:
             state = shard_state(workspace, plan, shard, checksums=not is_one_of_many)
             again = _again(state, max_bad, redo=redo)
@@ -132,10 +132,17 @@ def embed(
         raise too_bad[0]
 
 
-def _start_pool(stack: contextlib.ExitStack, plan: Plan, num_workers: int) -> DecodePool:
+def _start_pool(
+    stack: contextlib.ExitStack, plan: Plan, num_workers: int, encoder: EncoderLike
+) -> DecodePool:
     spec = plan.encoder
     return stack.enter_context(
-        DecodePool(spec.preprocess, is_scaled=spec.decode == "scaled", num_workers=num_workers)
+        DecodePool(
+            spec.preprocess,
+            is_scaled=spec.decode == "scaled",
+            num_workers=num_workers,
+            jpegs=encoder.jpegs,
+        )
     )
 
 

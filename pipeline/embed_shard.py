@@ -26,7 +26,7 @@ from cache.layout import ITEM_DTYPE
 from cache.reader import read_items
 from cache.storage import Storage
 from cache.writer import ShardWriter
-from pipeline.decode_pool import TASK_PICTURES, Decoded, DecodePool
+from pipeline.decode_pool import TASK_PICTURES, Decoded, DecodePool, JpegDecoder
 from pipeline.items import CatalogWatch, PictureFile, RawItem, read_rows
 from pipeline.progress import Progress
 from schemas.commit import ShardCommit
@@ -47,6 +47,7 @@ class EncoderLike(Protocol):
 
     spec: EncoderSpec
     compute_dtype: str
+    jpegs: JpegDecoder | None
 
     def encode_images(
         self, batches: Iterable[UInt8[np.ndarray, "B H W 3"]]
@@ -139,7 +140,12 @@ def embed_shard(
     """
     started, decoding = time.perf_counter(), pool.seconds
     writer = ShardWriter(
-        workspace, plan, shard, compute_dtype=encoder.compute_dtype, batch_size=batch_size
+        workspace,
+        plan,
+        shard,
+        compute_dtype=encoder.compute_dtype,
+        batch_size=batch_size,
+        decoder="pillow" if pool.jpegs is None else "nvjpeg",
     )
     with writer:
         for chunk in writer.chunks:
@@ -161,16 +167,14 @@ def embed_shard(
             )
             raise
     timer = run.timer
-    _log_end(commit, timer, time.perf_counter() - started, pool.seconds - decoding, pool)
+    _log_end(commit, timer, time.perf_counter() - started, pool.seconds - decoding)
     return commit
 
 
-def _log_end(
-    commit: ShardCommit, timer: _Timer, seconds: float, decoding: float, pool: DecodePool
-) -> None:
+def _log_end(commit: ShardCommit, timer: _Timer, seconds: float, decoding: float) -> None:
     """Print the shard's rate, and beside it what each part alone could do."""
     num_bytes = 2 * len(commit.image_crc32c) * commit.chunk_bytes
-    decode_rate = timer.num_images / max(decoding / max(pool.num_workers, 1), 1e-9)
+    decode_rate = timer.num_images / max(decoding, 1e-9)
     logger.info(
         "shard %05d: %s items, %.0f items/s; waited %.1f s for pictures, %.1f s images, "
         "%.1f s titles, %.1f s write; limits: decode %.0f images/s, encoder %.0f images/s and "

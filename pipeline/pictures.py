@@ -20,7 +20,7 @@ from schemas.plan import Preprocess
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 100
-_MAX_SCANS = 100
+MAX_SCANS = 100
 _MAX_RUN_LENGTH_PIXELS = 1_000_000
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -109,8 +109,8 @@ def _check_size(width: int, height: int) -> None:
 def _check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
     """Refuse small files that take minutes or gigabytes to decode."""
     num_pixels = image.width * image.height
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_SCANS:
-        raise PictureError(f"too many scans: more than {_MAX_SCANS} in a JPEG")
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise PictureError(f"too many scans: more than {MAX_SCANS} in a JPEG")
     if image.tile and image.tile[0][0] == "bmp_rle" and num_pixels > _MAX_RUN_LENGTH_PIXELS:
         raise PictureError("too many pixels: a run-length BMP is decoded byte by byte")
     if isinstance(image, TiffImageFile):

@@ -43,6 +43,8 @@ class ShardCommit:
     """In which the encoder ran; `imported` where the embeddings were made elsewhere."""
     batch_size: int
     """At which the encoder ran; 0 where it did not."""
+    decoder: str = "pillow"
+    """What decoded the pictures: `pillow`, or `nvjpeg` where it took the plain JPEGs."""
     seconds: float
     """Wall time from the first read to the commit, of the run that wrote it."""
     host: str
@@ -68,6 +70,8 @@ class ChunkPart:
     compute_dtype: str
     """As in the commit."""
     batch_size: int
+    """As in the commit."""
+    decoder: str = "pillow"
     """As in the commit."""
 
 

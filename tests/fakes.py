@@ -100,6 +100,7 @@ class HashEncoder:
     """Embeds content as a unit vector seeded by its hash: equal content, equal embedding."""
 
     compute_dtype = "float32"
+    jpegs = None
 
     def __init__(self, spec: EncoderSpec | None = None) -> None:
         self.spec = spec or fake_spec()

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline import encoder as encoder_module
+from pipeline import self_checks
 from pipeline.encoder import BUNDLED_MODEL, MAX_TITLE_CHARS, Encoder, load_encoder, resolve
 from pipeline.pictures import to_input
 from schemas.errors import ConfigError, EncoderError
@@ -137,7 +138,7 @@ def test_bfloat16_is_taken_where_it_gives_the_same_embeddings(
     for found, expected in pairs:
         assert (found * expected).sum(axis=1).min() > 0.999
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    monkeypatch.setattr(encoder_module, "_MIN_COSINE", 1.1)
+    monkeypatch.setattr(self_checks, "MIN_COSINE", 1.1)
     assert load_encoder(spec, "cpu").compute_dtype == "float32"
     assert load_encoder(spec, "cpu", "bfloat16").compute_dtype == "bfloat16"
     monkeypatch.setattr(encoder_module, "has_bfloat16", lambda device: False)
