@@ -168,22 +168,24 @@ class Cache:
         Raises: IndexError outside the plan; CacheIncompleteError in a shard that is not done.
         """
         plan = self._plan
-        out = np.empty((len(rows), plan.encoder.embed_dim), ITEM_DTYPE)
         if len(rows) and not 0 <= rows.min() <= rows.max() < plan.num_items:
             raise IndexError(f"rows {rows.min()} to {rows.max()}, the plan has {plan.num_items}")
         chunks, local = np.divmod(rows, plan.chunk_rows)
         order = np.argsort(chunks, kind="stable")
-        borders = np.flatnonzero(np.diff(chunks[order])) + 1
-        for places in np.split(order, borders) if len(rows) else ():
-            chunk = int(chunks[places[0]])
+        chunks, local = chunks[order], local[order]
+        starts = np.flatnonzero(np.diff(chunks, prepend=-1)).tolist()
+        out = np.empty((len(rows), plan.encoder.embed_dim), ITEM_DTYPE)
+        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=False):
+            chunk = int(chunks[start])
             shard = chunk * plan.chunk_rows // plan.shard_rows
             if shard not in self.commits:
                 raise CacheIncompleteError(
-                    f"row {rows[places[0]]} is in shard {shard}, which is not done",
+                    f"row {rows[order[start]]} is in shard {shard}, which is not done",
                     where=self._workspace.where(chunk_name(name, chunk)),
                     fix=f"run `python cli.py embed --shard {shard}`",
                 )
-            out[places] = self._rows_from_chunk(name, chunk, local[places])
+            found = self._rows_from_chunk(name, chunk, local[start:stop])
+            out[order[start:stop]] = found
         return out
 
     def _rows_from_chunk(
@@ -196,7 +198,7 @@ class Cache:
                 open_foreign(self._workspace, name).oindex[start + rows, :], ITEM_DTYPE
             )
         if self._workspace.path(file) is not None:
-            return self._map(name, chunk)[rows]
+            return self._map(name, chunk).take(rows, axis=0, mode="clip")  # indexing is slower
         width = self._plan.encoder.embed_dim
         num_bytes = width * ITEM_DTYPE.itemsize
         pieces = self._workspace.read_ranges(file, (rows * num_bytes).tolist(), num_bytes)

@@ -5,7 +5,7 @@ a killed run goes on after its last whole chunk, and a broken shard is mended ch
 one pass over the embeddings, one flush a file, and both matrices of the shard in memory (134 MB at
 65,536 rows and D = 512).
 
-N items, C labels, D embedding width, R rows of a chunk, S rows of the shard.
+N items, C labels, D embedding width, R rows of a chunk, n some rows.
 """
 
 import hashlib
@@ -96,7 +96,7 @@ class ShardWriter:
         self.chunks = chunk_range(plan, shard)
         self._parts: dict[int, ChunkPart] = {}
         self._rows: dict[int, pa.Table] = {}
-        self._matrices: dict[str, Float16[np.ndarray, "S D"]] = {}
+        self._matrices: dict[tuple[str, int], Float16[np.ndarray, "R D"]] = {}
         self._committed_as: ShardCommit | None = None  # whole already, and not discarded
         self._started = 0.0
 
@@ -110,9 +110,6 @@ class ShardWriter:
         self._lease.__enter__()
         try:
             open_arrays(self._workspace, self._plan)
-            shape = (len(self.chunks) * self._plan.chunk_rows, self._plan.encoder.embed_dim)
-            # Whole chunks: the last one is padded with NaN.
-            self._matrices = {name: np.full(shape, np.nan, ITEM_DTYPE) for name in MODALITIES}
             self._recover()
         except BaseException:
             self._lease.__exit__(None, None, None)
@@ -137,9 +134,10 @@ class ShardWriter:
         """Return the rows of a finished chunk in the schema ROWS; None if it is not."""
         return self._rows.get(chunk)
 
-    def embeddings(self, name: str) -> Float16[np.ndarray, "S D"]:
-        """Return the shard's matrix of one modality; unfinished chunks are NaN."""
-        return self._matrices[name][: self.stop - self.start]
+    def embedding(self, name: str, row: int) -> Float16[np.ndarray, " D"]:
+        """Return one embedding of a finished chunk, its row counted in the shard."""
+        index, local = divmod(row, self._plan.chunk_rows)
+        return self._matrices[name, self.chunks[index]][local]
 
     def chunk_range(self, chunk: int) -> tuple[int, int]:
         """Return the first row of a chunk and the row after its last, counted in the plan."""
@@ -158,7 +156,7 @@ class ShardWriter:
 
         Args:
             chunk: its number.
-            image: of unit length, NaN in the rows without one.
+            image: of unit length, NaN in the rows without one; kept, so not to be changed.
             title: likewise.
             rows: its rows, in order, in the schema ROWS.
         Raises: LeaseError if another process took the shard; WorkspaceError.
@@ -166,9 +164,8 @@ class ShardWriter:
         assert len(image) == len(title) == len(rows)
 
         def put(name: str, matrix: Float[np.ndarray, "R D"]) -> int:
-            view = self._view(name, chunk)
-            view[: len(matrix)] = matrix
-            return write_chunk(self._workspace, chunk_name(name, chunk), view, self._lease.check)
+            whole = self._matrices[name, chunk] = self._whole(matrix)
+            return write_chunk(self._workspace, chunk_name(name, chunk), whole, self._lease.check)
 
         # Both at once: most of the time goes into waiting for the disk.
         with ThreadPoolExecutor(len(MODALITIES)) as pool:
@@ -230,14 +227,16 @@ class ShardWriter:
             self._uncommit(range(self.chunks.start, first_chunk))
         for chunk in range(first_chunk, self.chunks.stop):
             self._workspace.remove(part_name(self._shard, chunk))
-            for name in MODALITIES:
-                self._view(name, chunk)[:] = np.nan
             self._parts.pop(chunk, None)
             self._rows.pop(chunk, None)
 
-    def _view(self, name: str, chunk: int) -> Float16[np.ndarray, "R D"]:
-        start = (chunk - self.chunks.start) * self._plan.chunk_rows
-        return self._matrices[name][start : start + self._plan.chunk_rows]
+    def _whole(self, matrix: Float[np.ndarray, "n D"]) -> Float16[np.ndarray, "R D"]:
+        """Return a matrix as a chunk file has it; the last one of the plan is padded with NaN."""
+        if len(matrix) == self._plan.chunk_rows:
+            return np.ascontiguousarray(matrix, ITEM_DTYPE)
+        whole = np.full((self._plan.chunk_rows, matrix.shape[1]), np.nan, ITEM_DTYPE)
+        whole[: len(matrix)] = matrix
+        return whole
 
     def _keep(self, part: ChunkPart, rows: pa.Table) -> None:
         """Write a finished chunk's rows with what vouches for it, and a crc32c at the end."""
@@ -260,9 +259,7 @@ class ShardWriter:
             if candidate is None or not self._is_right(candidate[0]):
                 continue
             part, rows = candidate
-            if self._chunk_problem(part):
-                for name in MODALITIES:
-                    self._view(name, chunk)[:] = np.nan
+            if not self._read_chunks(part):
                 continue
             self._parts[chunk], self._rows[chunk] = part, rows
         if old and not self.missing:
@@ -288,13 +285,14 @@ class ShardWriter:
         made = {name: getattr(part, name) for name in self._made}
         return made == self._made and part.items_sha256 == self._plan.shards[self._shard]
 
-    def _chunk_problem(self, part: ChunkPart) -> str:
-        """Read a chunk of both modalities; return what is wrong."""
+    def _read_chunks(self, part: ChunkPart) -> bool:
+        """Read a chunk of both modalities; say whether both are right."""
+        shape = (self._plan.chunk_rows, self._plan.encoder.embed_dim)
         for name, checksum in (("image", part.image_crc32c), ("title", part.title_crc32c)):
-            file = chunk_name(name, part.chunk)
-            if problem := read_chunk(self._workspace, file, self._view(name, part.chunk), checksum):
-                return f"{file} {problem}"
-        return ""
+            whole = self._matrices[name, part.chunk] = np.empty(shape, ITEM_DTYPE)
+            if read_chunk(self._workspace, chunk_name(name, part.chunk), whole, checksum):
+                return False
+        return True
 
     def _committed(self) -> tuple[ShardCommit | None, dict[int, tuple[ChunkPart, pa.Table]]]:
         """Return the old commit and its chunks; nothing if it or the rows are damaged."""

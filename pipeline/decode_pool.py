@@ -172,7 +172,8 @@ class DecodePool:
 
     def _submit_all(self, slot: int, pictures: list[bytes]) -> list[_Job]:
         """Start to decode a task."""
-        plain, others = [], []
+        plain: list[int] = []
+        others: list[int] = []
         for place, picture in enumerate(pictures):
             is_plain = self.jpegs is not None and self.jpegs.takes(picture)
             (plain if is_plain else others).append(place)

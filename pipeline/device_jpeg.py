@@ -37,9 +37,9 @@ class DeviceJpegs:
             device: where to decode; a CPU decodes with libjpeg, which is of use in tests.
         Raises: ImportError if torchcodec is absent; RuntimeError if its libraries do not load.
         """
-        from torchcodec.decoders import decode_jpeg  # an optional package
+        from torchcodec import decoders  # may be absent, or not fit the installed torch
 
-        self._decode = decode_jpeg
+        self._decode = decoders.decode_jpeg  # type: ignore[attr-defined]
         self._preprocess, self._device = preprocess, device
 
     def takes(self, picture: bytes) -> bool:

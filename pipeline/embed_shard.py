@@ -364,13 +364,12 @@ class _ShardRun:
             if not is_finite:
                 content.error = "the encoder gave no finite embedding"
         places = {id(content): place for place, content in enumerate(encoded)}
-        earlier = self._writer.embeddings(name)
         rows, sources = [], []
         for row, found in enumerate(contents):
             if found is None or found.error is not None:
                 continue
             if found.row < first:
-                matrix[row] = earlier[found.row]
+                matrix[row] = self._writer.embedding(name, found.row)
             else:
                 rows.append(row)
                 sources.append(places[id(found)])

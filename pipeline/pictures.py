@@ -32,6 +32,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own check comes before ours
+_JPEG = ("JPEG", "MPO")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
@@ -39,10 +40,9 @@ class PictureError(ValueError):
     """A picture that cannot be decoded; its text is the reason kept in the item's row."""
 
 
-# Scaled decoding leaves at least twice the encoder's input, and at least a quarter of the picture:
-# below that the cosine to a full decode fell under 0.999 (docs/LOG.md).
-_SCALED_GAP = 2
-_MOST_SCALED = 4
+# Scaled decoding leaves twice the encoder's input at a half, four times at a quarter: below, the
+# cosine to a full decode fell under 0.999 (docs/LOG.md).
+_SCALES = ((4, 4), (2, 2))
 
 
 def load(data: bytes, preprocess: Preprocess, *, is_scaled: bool) -> UInt8[np.ndarray, "H W 3"]:
@@ -54,25 +54,32 @@ def load(data: bytes, preprocess: Preprocess, *, is_scaled: bool) -> UInt8[np.nd
         is_scaled: let libjpeg decode at a half or a quarter where that leaves enough pixels.
     Raises: PictureError.
     """
-    smallest = None
-    if is_scaled and preprocess.resize_mode != "longest":
-        smallest = _SCALED_GAP * max(preprocess.size)
+    is_scaled = is_scaled and preprocess.resize_mode != "longest"
     try:
-        return to_input(decode(data, smallest=smallest), preprocess)
+        image, extent = _decode(data, max(preprocess.size) if is_scaled else None)
+        return to_input(image, preprocess, extent)
     except (ValueError, MemoryError, OverflowError) as error:
         if isinstance(error, PictureError):
             raise
         raise PictureError(f"cannot be resized: {error}") from error
 
 
-def decode(data: bytes, *, smallest: int | None = None) -> Image.Image:
-    """Decode one picture.
+def decode(data: bytes) -> Image.Image:
+    """Decode one picture at its full size.
 
     Args:
         data: the encoded file.
-        smallest: the shorter side may be scaled down to this many pixels while decoding.
     Returns: an upright RGB image with 8 bits a channel.
     Raises: PictureError with the reason: empty, not a picture, truncated, too large.
+    """
+    return _decode(data, None)[0]
+
+
+def _decode(data: bytes, needed: int | None) -> tuple[Image.Image, tuple[float, float]]:
+    """Decode one picture, scaled down where its shorter side still is far above `needed` pixels.
+
+    Returns: the image, and how far the picture reaches in it: libjpeg rounds half a pixel up, and
+        a resize that took this one for whole would shift the rest by up to a pixel.
     """
     if not data:
         raise PictureError("empty file")
@@ -80,12 +87,19 @@ def decode(data: bytes, *, smallest: int | None = None) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
             _check_cost(image, data)
-            raw_mode = _raw_mode(image)
-            if smallest is not None:
-                least = max(smallest, -(-min(image.size) // _MOST_SCALED))
-                image.draft(None, (least, least))
+            raw_mode, whole = _raw_mode(image), image.size
+            # Of a JPEG only: other formats may have to read all of the file for it.
+            if needed is not None and image.format in _JPEG and _turn(image) is None:
+                short = min(whole)
+                scale = next((s for s, gap in _SCALES if short >= s * gap * needed), 1)
+                image.draft(None, (short // scale, short // scale))
             image.load()
-            return _rgb(_upright(image), raw_mode)
+            turn = _turn(image)
+            if turn is not None:
+                upright = _rgb(image.transpose(turn), raw_mode)
+                return upright, upright.size
+            scale = round(whole[0] / image.width)
+            return _rgb(image, raw_mode), (whole[0] / scale, whole[1] / scale)
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -109,7 +123,7 @@ def _check_size(width: int, height: int) -> None:
 def _check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
     """Refuse small files that take minutes or gigabytes to decode."""
     num_pixels = image.width * image.height
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+    if image.format in _JPEG and data.count(b"\xff\xda") > MAX_SCANS:
         raise PictureError(f"too many scans: more than {MAX_SCANS} in a JPEG")
     if image.tile and image.tile[0][0] == "bmp_rle" and num_pixels > _MAX_RUN_LENGTH_PIXELS:
         raise PictureError("too many pixels: a run-length BMP is decoded byte by byte")
@@ -119,16 +133,15 @@ def _check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
             raise PictureError("too many pixels: a TIFF tile larger than the picture")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF tag says; one whose EXIF is damaged stays as it is.
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return how to turn a picture by its EXIF tag; one whose EXIF is damaged stays as it is.
 
     ImageOps.exif_transpose writes the whole block anew, and fails on one odd tag of it.
     """
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a damaged block makes Pillow raise anything
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
@@ -172,25 +185,34 @@ def _from_16_bits(image: Image.Image, raw_mode: str, key: object) -> Image.Image
     return Image.fromarray(gray).convert("RGB")
 
 
-def to_input(image: Image.Image, preprocess: Preprocess) -> UInt8[np.ndarray, "H W 3"]:
+def to_input(
+    image: Image.Image, preprocess: Preprocess, extent: tuple[float, float] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
     """Resize and crop an RGB image as open_clip does, before its normalization.
 
     Its transforms are torchvision's on Pillow images; a test compares them pixel by pixel.
+
+    Args:
+        image: upright.
+        preprocess: size and resize mode.
+        extent: width and height that the picture takes in the image; None for all of it.
     """
     height, width = preprocess.size
-    mode = preprocess.resize_mode
+    mode, whole = preprocess.resize_mode, extent or image.size
+    box = (0.0, 0.0, *whole)
     if mode == "squash":
-        return np.asarray(image.resize((width, height), _filter(preprocess)))
+        return np.asarray(image.resize((width, height), _filter(preprocess), box))
     if mode == "longest":
-        image = image.resize(_kept_ratio(image, preprocess, max), _filter(preprocess))
+        image = image.resize(_kept_ratio(whole, preprocess, max), _filter(preprocess), box)
     elif height == width:
-        short = min(image.size)
+        short = min(whole)
         # As torchvision: the longer side rounds down.
-        size = (int(height * image.width / short), int(height * image.height / short))
+        size = (int(height * whole[0] / short), int(height * whole[1] / short))
         if image.size != size:
-            image = image.resize(size, _filter(preprocess))
+            image = image.resize(size, _filter(preprocess), box)
     else:  # open_clip forgets the interpolation here
-        image = image.resize(_kept_ratio(image, preprocess, min), Image.Resampling.BICUBIC)
+        size = _kept_ratio(whole, preprocess, min)
+        image = image.resize(size, Image.Resampling.BICUBIC, box)
     fill = preprocess.fill_color if mode == "longest" else 0
     return np.asarray(_center(image, width, height, fill))
 
@@ -200,11 +222,11 @@ def _filter(preprocess: Preprocess) -> Image.Resampling:
 
 
 def _kept_ratio(
-    image: Image.Image, preprocess: Preprocess, choose: Callable[[float, float], float]
+    whole: tuple[float, float], preprocess: Preprocess, choose: Callable[[float, float], float]
 ) -> tuple[int, int]:
     height, width = preprocess.size
-    ratio = choose(image.height / height, image.width / width)
-    return max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
+    ratio = choose(whole[1] / height, whole[0] / width)
+    return max(1, round(whole[0] / ratio)), max(1, round(whole[1] / ratio))
 
 
 def _center(image: Image.Image, width: int, height: int, fill: int) -> Image.Image:

@@ -78,8 +78,8 @@ class EncoderSpec:
     embed_dim: int
     """D, the width of an embedding."""
     decode: str = "scaled"
-    """How pictures are decoded before the resize: at `full` size, or `scaled` by libjpeg to a
-    half or a quarter where that leaves twice the encoder's input."""
+    """How pictures are decoded before the resize: at `full` size, or `scaled` by libjpeg to a half
+    or a quarter where that leaves twice or four times the encoder's input."""
     storage_dtype: str = "float16"
     """Of the item embeddings in the cache."""
     is_normalized: bool = True
