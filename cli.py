@@ -531,7 +531,7 @@ def export(workspace: "Storage", folder: str, **options: Any) -> None:
 def neighbors(workspace: "Storage", k: int | None, show: str | None) -> None:
     """Link each label to the labels nearest to it."""
     from cache.reader import read_plan
-    from pipeline.neighbors import build_graph, neighbors_table
+    from pipeline.neighbors import neighbors_table, write_neighbors
 
     frozen = read_plan(workspace)
     if show is not None:
@@ -539,7 +539,7 @@ def neighbors(workspace: "Storage", k: int | None, show: str | None) -> None:
             raise click.UsageError("--show prints the graph as it is; give --k without it")
         neighbors_table(workspace, frozen, show).print()
         return
-    graph = build_graph(workspace, frozen, k=20 if k is None else k)
+    graph = write_neighbors(workspace, frozen, k=20 if k is None else k)
     click.echo(f"{graph.num_labels:,} labels, {graph.neighbors.shape[1]} neighbors each")
     _say_next(workspace, "fit --approach 5")
 

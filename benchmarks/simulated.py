@@ -13,15 +13,39 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cache.layout import LABELS_TABLE, items_name, parquet_bytes
 from cache.reader import PLAN
 from cache.storage import LocalStorage
+from pipeline.splits import assign_splits
 from schemas.configs import to_json
 from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess
-from schemas.tables import ITEMS, LABELS
+from schemas.tables import ITEMS, LABELS, SPLITS
 
 NUM_LABELS = 100
 
 
-def make_workspace(workspace: LocalStorage, num_items: int, embed_dim: int = 512) -> Plan:
-    """Write a plan with its items and labels tables, without a catalog behind it."""
+def make_workspace(
+    workspace: LocalStorage,
+    num_items: int,
+    embed_dim: int = 512,
+    *,
+    labels: pa.Table | None = None,
+    item_labels: np.ndarray | None = None,
+) -> Plan:
+    """Write a plan with its items and labels tables, without a catalog behind it.
+
+    Args:
+        workspace: an empty one.
+        num_items: N.
+        embed_dim: D.
+        labels: label_id, name and path; 100 made-up ones if None.
+        item_labels: of the items, which are then split; label row % 100, all train, if None.
+    """
+    if labels is None:
+        names = [f"Thing {label}" for label in range(NUM_LABELS)]
+        labels = pa.table({"label_id": names, "name": names, "path": names})
+    splits = np.zeros(num_items, np.int8)
+    if item_labels is None:
+        item_labels = np.arange(num_items) % len(labels)
+    else:
+        splits = assign_splits(pa.array(item_ids(np.arange(num_items))), item_labels, seed=0)
     spec = EncoderSpec(
         model="benchmark",
         pretrained="",
@@ -46,7 +70,7 @@ def make_workspace(workspace: LocalStorage, num_items: int, embed_dim: int = 512
         labels_sha256="0" * 64,
         label_text="name",
         num_items=num_items,
-        num_labels=NUM_LABELS,
+        num_labels=len(labels),
         limit=None,
         encoder=spec,
         spec_id=spec.spec_id(),
@@ -54,11 +78,13 @@ def make_workspace(workspace: LocalStorage, num_items: int, embed_dim: int = 512
         items_tables=("",) * num_shards,
         labels_table="",
     )
-    files = {items_name(shard): _items(plan, shard) for shard in range(num_shards)}
-    names = [f"Thing {label}" for label in range(NUM_LABELS)]
-    labels = {"label": range(NUM_LABELS), "label_id": names, "name": names, "path": names}
-    labels = {name: list(values) for name, values in labels.items()} | {"count": [0] * NUM_LABELS}
-    files[LABELS_TABLE] = parquet_bytes(pa.table(labels).cast(LABELS))
+    files = {
+        items_name(shard): _items(plan, shard, item_labels, splits) for shard in range(num_shards)
+    }
+    counts = np.bincount(item_labels, minlength=len(labels))
+    columns = {name: labels[name] for name in ("label_id", "name", "path")}
+    table = pa.table({"label": np.arange(len(labels)), **columns, "count": counts})
+    files[LABELS_TABLE] = parquet_bytes(table.cast(LABELS))
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     tables = tuple(digests[items_name(shard)] for shard in range(num_shards))
     plan = replace(plan, items_tables=tables, labels_table=digests[LABELS_TABLE])
@@ -67,15 +93,15 @@ def make_workspace(workspace: LocalStorage, num_items: int, embed_dim: int = 512
     return plan
 
 
-def _items(plan: Plan, shard: int) -> bytes:
+def _items(plan: Plan, shard: int, item_labels: np.ndarray, splits: np.ndarray) -> bytes:
     rows = np.arange(*plan.shard_range(shard))
     columns = {
         "row": rows,
         "item_id": item_ids(rows),
         "source_file": np.zeros(len(rows), int),
         "source_row": rows,
-        "label": rows % NUM_LABELS,
-        "split": ["train"] * len(rows),
+        "label": item_labels[rows],
+        "split": np.array(SPLITS)[splits[rows]],
     }
     return parquet_bytes(pa.table(columns).cast(ITEMS))
 

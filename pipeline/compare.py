@@ -17,9 +17,10 @@ import numpy as np
 
 from cache.storage import Storage
 from pipeline.device import pick_device
-from pipeline.fit import RunResult, fit, without_unused
+from pipeline.fit import RunResult, fit
 from pipeline.metrics import TOP, Metrics
 from pipeline.plots import plot_compare
+from pipeline.runs import without_unused
 from pipeline.search import top_k
 from pipeline.targets.registry import PAPER_APPROACHES, get_approach
 from pipeline.tensors import FitData

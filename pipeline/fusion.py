@@ -72,7 +72,8 @@ class FusionNetwork(nn.Module):
         neither gets logits that depend on nothing.
         """
         ok_BM = torch.stack([image_ok, title_ok], dim=1)
-        tokens_BMD = torch.stack([image_emb, title_emb], dim=1).float() * self.scale
+        # Widened first: autocast on a CPU cannot stack float16.
+        tokens_BMD = torch.stack([image_emb.float(), title_emb.float()], dim=1) * self.scale
         tokens_BMD = torch.where(ok_BM[..., None], tokens_BMD, 0.0)
         return self.mlp(self.fuser(tokens_BMD, ok_BM))
 

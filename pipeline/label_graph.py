@@ -5,42 +5,22 @@
 C labels, K neighbors.
 """
 
-import hashlib
 import json
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float64, Int64
 
 from cache.layout import parquet_bytes, parquet_table
 from cache.reader import labels_state
 from cache.storage import Storage
 from schemas.errors import NeighborsError
+from schemas.graph import NeighborGraph
 from schemas.plan import Plan
 from schemas.tables import NEIGHBORS
 
 _METADATA_KEY = b"shelfwise"
 GRAPH = "neighbors.parquet"
 _RENEW = "run `python cli.py neighbors`"
-
-
-@dataclass(frozen=True)
-class LabelGraph:
-    """Directed: neighbors[y] belongs to y. Similarity falls along a row."""
-
-    neighbors: Int64[np.ndarray, "C K"]
-    similarity: Float64[np.ndarray, "C K"]
-
-    @property
-    def num_labels(self) -> int:
-        """C."""
-        return len(self.neighbors)
-
-    def sha256(self) -> str:
-        """Hash neighbors and similarities."""
-        parts = (self.neighbors.astype("<i8").tobytes(), self.similarity.astype("<f8").tobytes())
-        return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _inputs(workspace: Storage, plan: Plan) -> dict[str, object]:
@@ -54,7 +34,7 @@ def _inputs(workspace: Storage, plan: Plan) -> dict[str, object]:
     }
 
 
-def write_graph(workspace: Storage, plan: Plan, graph: LabelGraph) -> None:
+def write_graph(workspace: Storage, plan: Plan, graph: NeighborGraph) -> None:
     """Write neighbors.parquet with the hashes of what it was made from."""
     num_labels, k = graph.neighbors.shape
     table = pa.table(
@@ -62,7 +42,7 @@ def write_graph(workspace: Storage, plan: Plan, graph: LabelGraph) -> None:
             "label": np.repeat(np.arange(num_labels), k),
             "rank": np.tile(np.arange(1, k + 1), num_labels),
             "neighbor": graph.neighbors.ravel(),
-            "similarity": graph.similarity.ravel(),
+            "similarity": graph.similarities.ravel(),
         }
     ).cast(NEIGHBORS)
     inputs = json.dumps(_inputs(workspace, plan), sort_keys=True)
@@ -70,7 +50,7 @@ def write_graph(workspace: Storage, plan: Plan, graph: LabelGraph) -> None:
     workspace.write(GRAPH, parquet_bytes(table))
 
 
-def read_graph(workspace: Storage, plan: Plan) -> LabelGraph:
+def read_graph(workspace: Storage, plan: Plan) -> NeighborGraph:
     """Read the label graph.
 
     Raises: NeighborsError if it is missing, unreadable, or made from other label embeddings.
@@ -94,4 +74,4 @@ def read_graph(workspace: Storage, plan: Plan) -> LabelGraph:
             where=where,
             fix=_RENEW,
         )
-    return LabelGraph(neighbors, similarity)
+    return NeighborGraph(neighbors, similarity)

@@ -74,6 +74,11 @@ def _check(labels: pa.Table, place: str) -> None:
             for name, where in zip(names, paths, strict=True)
             if where is not None and where.split(PATH_SEPARATOR)[-1] != name
         ],
+        "paths with a level without a name": [
+            repr(where)
+            for where in paths
+            if where is not None and not all(map(str.strip, where.split(PATH_SEPARATOR)))
+        ],
     }
     if len(ids) < 2:
         problems["labels (expected at least 2)"] = [str(label) for label in ids] or ["none"]

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.targets.table import TargetTable
 from schemas.errors import TargetError
+from schemas.targets import DenseTargets, Targets
 
 
 @dataclass(frozen=True)
-class TargetTensors:
+class TableTensors:
     """A TargetTable on a device, with what the KL needs of it."""
 
     index: Int[Tensor, "C S"]
@@ -25,14 +25,42 @@ class TargetTensors:
     base: Float[Tensor, " C"]
     negative_entropy: Float[Tensor, " C"]
 
+    def expected(
+        self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]
+    ) -> Float[Tensor, " B"]:
+        """Return sum_j target[y, j] z_j of each item."""
+        gathered = logits.gather(1, self.index[labels])
+        listed = (self.weight[labels] * gathered).sum(dim=1)
+        return listed + self.base[labels] * logits.sum(dim=1)
 
-def to_tensors(table: TargetTable, device: torch.device) -> TargetTensors:
-    """Move a table to a device."""
-    return TargetTensors(
-        index=torch.from_numpy(table.index).to(device),
-        weight=torch.from_numpy(table.weight).to(device),
-        base=torch.from_numpy(table.base).to(device),
-        negative_entropy=torch.from_numpy(table.negative_entropy()).float().to(device),
+
+@dataclass(frozen=True)
+class DenseTensors:
+    """DenseTargets on a device, likewise."""
+
+    matrix: Float[Tensor, "C C"]
+    negative_entropy: Float[Tensor, " C"]
+
+    def expected(
+        self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]
+    ) -> Float[Tensor, " B"]:
+        """Return sum_j target[y, j] z_j of each item."""
+        return (self.matrix[labels] * logits).sum(dim=1)
+
+
+TargetTensors = TableTensors | DenseTensors
+
+
+def to_tensors(targets: Targets, device: torch.device | str) -> TargetTensors:
+    """Move a label representation to a device."""
+    negative_entropy = torch.from_numpy(targets.negative_entropy()).float().to(device)
+    if isinstance(targets, DenseTargets):
+        return DenseTensors(torch.from_numpy(targets.matrix).to(device), negative_entropy)
+    return TableTensors(
+        index=torch.from_numpy(targets.index).to(device),
+        weight=torch.from_numpy(targets.weight).to(device),
+        base=torch.from_numpy(targets.base).to(device),
+        negative_entropy=negative_entropy,
     )
 
 
@@ -51,8 +79,8 @@ def check_gamma(gamma: float) -> None:
 
 def focal_loss(
     logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"], *, gamma: float
-) -> Float[Tensor, " B"]:
-    """Return the focal loss of each item, in nats.
+) -> Float[Tensor, ""]:
+    """Return the mean focal loss of a batch, in nats.
 
     focal = -(1 - p_y)^gamma log p_y
 
@@ -60,39 +88,95 @@ def focal_loss(
         logits: unnormalized log-probabilities.
         labels: true classes.
         gamma: 0 (cross-entropy) or at least 1.
+    Raises: TargetError if gamma lies between.
     Source: Lin et al. 2017, eq. 4, in its multi-class form.
     """
-    centered = _centered(logits)
-    true_logit = centered.gather(1, labels[:, None])[:, 0]
-    log_p = (true_logit - centered.logsumexp(dim=1)).clamp(max=0.0)
-    # 1 - p as -expm1(log p): the difference would lose all digits where p is near 1.
-    return -((-torch.expm1(log_p)) ** gamma) * log_p
+    check_gamma(gamma)
+    return focal_of_items(centered(logits), labels, gamma).mean()
 
 
-def kl_to_targets(
-    logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"], targets: TargetTensors
-) -> Float[Tensor, " B"]:
-    """Return KL(target || softmax(logits)) of each item, in nats.
+def target_kl(
+    logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"], table: Targets | TargetTensors
+) -> Float[Tensor, ""]:
+    """Return the mean KL(target || softmax(logits)) of a batch, in nats.
 
     KL = sum_j t log t + lse(z) - base sum_j z_j - sum_s w_s z_s
 
     Args:
         logits: unnormalized log-probabilities.
         labels: true classes, which choose the rows of the table.
-        targets: the label representation.
+        table: the label representation, at best on the logits' device already.
     """
-    centered = _centered(logits)
-    gathered = centered.gather(1, targets.index[labels])
-    expected = (targets.weight[labels] * gathered).sum(dim=1)
-    expected = expected + targets.base[labels] * centered.sum(dim=1)
-    return targets.negative_entropy[labels] + centered.logsumexp(dim=1) - expected
+    return kl_of_items(centered(logits), labels, _on(table, logits.device)).mean()
 
 
-def _centered(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-    """Return the logits in float32, less each row's maximum.
+def combined_loss(
+    logits: Float[Tensor, "B C"],
+    labels: Int[Tensor, " B"],
+    table: Targets | TargetTensors,
+    *,
+    gamma: float,
+    kl_weight: float,
+) -> Float[Tensor, ""]:
+    """Return focal + kl_weight * KL, means over the batch.
+
+    Args:
+        logits: unnormalized log-probabilities.
+        labels: true classes.
+        table: the label representation.
+        gamma: of the focal loss.
+        kl_weight: lambda; with 0 the table is not looked at.
+    Raises: TargetError if gamma lies between 0 and 1.
+    Source: Yang 2022, "we combine the focal loss for multi-class loss and KL loss".
+    """
+    check_gamma(gamma)
+    focal, kl = loss_parts(logits, labels, _on(table, logits.device), gamma, kl_weight)
+    return focal + kl_weight * kl
+
+
+def loss_parts(
+    logits: Float[Tensor, "B C"],
+    labels: Int[Tensor, " B"],
+    targets: TargetTensors,
+    gamma: float,
+    kl_weight: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the mean focal loss and KL; without a weight the KL is 0 and costs nothing."""
+    z = centered(logits)
+    focal = focal_of_items(z, labels, gamma).mean()
+    if not kl_weight:
+        return focal, torch.zeros_like(focal)
+    return focal, kl_of_items(z, labels, targets).mean()
+
+
+def focal_of_items(
+    z: Float[Tensor, "B C"], labels: Int[Tensor, " B"], gamma: float
+) -> Float[Tensor, " B"]:
+    """Return the focal loss of each item from centered logits."""
+    true_logit = z.gather(1, labels[:, None])[:, 0]
+    log_p = (true_logit - z.logsumexp(dim=1)).clamp(max=0.0)
+    # 1 - p as -expm1(log p): the difference would lose all digits where p is near 1.
+    return -((-torch.expm1(log_p)) ** gamma) * log_p
+
+
+def kl_of_items(
+    z: Float[Tensor, "B C"], labels: Int[Tensor, " B"], targets: TargetTensors
+) -> Float[Tensor, " B"]:
+    """Return the KL of each item from centered logits."""
+    return targets.negative_entropy[labels] + z.logsumexp(dim=1) - targets.expected(z, labels)
+
+
+def centered(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+    """Return the logits in float32 or better, less each row's maximum.
 
     Neither loss changes by it, but the digits do: base * sum(z) over thousands of classes would
     cancel against a large lse, and so would the true logit.
     """
-    logits = logits.float()
-    return logits - logits.detach().amax(dim=1, keepdim=True)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return wide - wide.detach().amax(dim=1, keepdim=True)
+
+
+def _on(table: Targets | TargetTensors, device: torch.device) -> TargetTensors:
+    if isinstance(table, TableTensors | DenseTensors):
+        return table
+    return to_tensors(table, device)

@@ -14,11 +14,12 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from cache.reader import read_label_emb, read_labels
 from cache.storage import Storage
-from pipeline.label_graph import LabelGraph, read_graph, write_graph
+from pipeline.label_graph import read_graph, write_graph
 from pipeline.labels import find_label
 from pipeline.search import top_k
 from pipeline.text_table import TextTable
 from schemas.errors import NeighborsError
+from schemas.graph import NeighborGraph
 from schemas.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -29,32 +30,32 @@ _MARGIN = 8  # candidates beyond K, so that ties at the border rarely need a sec
 _FLOAT32_SLACK = 4e-6  # float32 error of a cosine plus one rounding step
 
 
-def build_graph(workspace: Storage, plan: Plan, *, k: int = 20) -> LabelGraph:
+def write_neighbors(workspace: Storage, plan: Plan, *, k: int = 20) -> NeighborGraph:
     """Build and write the label graph.
 
     Raises: CacheIncompleteError if the label embeddings are missing or stale; NeighborsError if
         k is below 1 or an embedding is not finite.
     """
-    graph = nearest_labels(read_label_emb(workspace, plan), k=k)
+    graph = build_graph(read_label_emb(workspace, plan), k)
     write_graph(workspace, plan, graph)
     return graph
 
 
-def nearest_labels(label_emb: Float[np.ndarray, "C D"], *, k: int) -> LabelGraph:
+def build_graph(label_embeddings: Float[np.ndarray, "C D"], k: int) -> NeighborGraph:
     """Return each label's k nearest others, ties broken by the lower label.
 
     Args:
-        label_emb: unit length is not required.
+        label_embeddings: unit length is not required.
         k: neighbors a label; C - 1 where there are fewer, with a warning.
     Raises: NeighborsError if k is below 1, or an embedding is zero or not finite.
     """
-    num_labels = len(label_emb)
+    num_labels = len(label_embeddings)
     if k < 1:
         raise NeighborsError(f"k is {k}, expected 1 or more", where="--k", fix="use --k 20")
     if k > num_labels - 1:
         logger.warning("only %d labels: k shrinks from %d to %d", num_labels, k, num_labels - 1)
         k = num_labels - 1
-    unit = label_emb.astype(np.float64)
+    unit = label_embeddings.astype(np.float64)
     norms = np.linalg.norm(unit, axis=1, keepdims=True)
     if bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0))).tolist():
         raise NeighborsError(
@@ -76,7 +77,7 @@ def nearest_labels(label_emb: Float[np.ndarray, "C D"], *, k: int) -> LabelGraph
             undecided.append(rows[~decided])
         pending = np.concatenate(undecided)
         num_candidates = min(4 * num_candidates, num_labels)
-    return LabelGraph(neighbors, similarity)
+    return NeighborGraph(neighbors, similarity)
 
 
 def _rank(
@@ -110,7 +111,7 @@ def neighbors_table(workspace: Storage, plan: Plan, text: str) -> TextTable:
     rows = tuple(
         (str(rank), f"{similarity:.4f}", names[neighbor], paths[neighbor] or "")
         for rank, (neighbor, similarity) in enumerate(
-            zip(graph.neighbors[label], graph.similarity[label], strict=True), start=1
+            zip(graph.neighbors[label], graph.similarities[label], strict=True), start=1
         )
     )
     return TextTable(

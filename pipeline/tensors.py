@@ -14,12 +14,14 @@ import torch
 from jaxtyping import Bool, Float16, Int64, Shaped
 from torch import Tensor
 
-from cache.reader import Cache, read_all_items
+from cache.reader import Cache, read_all_items, read_labels
 from cache.storage import Storage
-from pipeline.label_graph import LabelGraph, read_graph
+from pipeline.label_graph import read_graph
 from pipeline.splits import TEST, TRAIN, VAL
+from pipeline.taxonomy import Taxonomy
 from schemas.configs import digest
 from schemas.errors import CacheCorruptError, FitError
+from schemas.graph import NeighborGraph
 from schemas.plan import Plan
 from schemas.run import FitInputs
 from schemas.tables import SPLITS
@@ -45,7 +47,7 @@ class FitData:
             val or test items.
         """
         self.device = device
-        self.graph: LabelGraph = read_graph(workspace, plan)
+        self.graph: NeighborGraph = read_graph(workspace, plan)
         self._cache = Cache(workspace, plan, allow_partial=allow_partial)
         items = read_all_items(workspace, plan)
         rows = self._cache.read_rows(["row", "item_id", "image_ok", "title_ok"])
@@ -64,6 +66,7 @@ class FitData:
         self.train = self._rows(TRAIN, (codes == TRAIN) & (image_ok | title_ok), workspace)
         self.val = self._rows(VAL, codes == VAL, workspace)
         self.test = self._rows(TEST, codes == TEST, workspace)
+        self._labels = read_labels(workspace, plan)
         self.item_ids: pa.ChunkedArray = items["item_id"]
         self.inputs = FitInputs(
             cache_sha256=self._cache.sha256(),
@@ -75,6 +78,23 @@ class FitData:
     def num_classes(self) -> int:
         """C."""
         return self.graph.num_labels
+
+    @cached_property
+    def paths(self) -> list[str] | None:
+        """Paths of the labels; None if one of them has none."""
+        paths = self._labels["path"]
+        return None if paths.null_count else paths.to_pylist()
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy | None:
+        """The tree above the labels; None without paths."""
+        return None if self.paths is None else Taxonomy(self.paths)
+
+    @cached_property
+    def train_counts(self) -> Int64[np.ndarray, " C"]:
+        """Train items of each class."""
+        labels = self.labels[self.train].cpu().numpy()
+        return np.bincount(labels, minlength=self.num_classes)
 
     @cached_property
     def image_emb(self) -> Float16[Tensor, "N D"]:

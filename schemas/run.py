@@ -10,7 +10,7 @@ class FitConfig:
     """Every number that shapes a run; two runs with the same one on the same inputs are one."""
 
     approach: str
-    """Label representation: 1, 1b, 2, 3, 4 or 5."""
+    """Label representation: 1, 1b, 2, 3, 4, 5, taxonomy or online."""
     seed: int = 0
     """Of initial weights, batch order and dropout."""
     alpha: float = 0.1
@@ -19,6 +19,8 @@ class FitConfig:
     """Approaches 4 and 5: `affinity`, `controlled` or `softmax`."""
     temperature: float | None = None
     """Of the softmax weighting; None: solved."""
+    beta: float = 10.0
+    """Approach `taxonomy`: how fast weights fall with the distance."""
     schedule: str = "linear"
     """Approach 5: `linear`, `geometric` or `odds`."""
     gamma: float = 2.0

@@ -43,7 +43,7 @@ NEIGHBORS = pa.schema(
         pa.field("label", pa.int32(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),  # 1 is the nearest
         pa.field("neighbor", pa.int32(), nullable=False),
-        pa.field("similarity", pa.float64(), nullable=False),  # cosine, rounded to 1e-6
+        pa.field("similarity", pa.float32(), nullable=False),  # cosine, rounded to 1e-6
     ]
 )
 

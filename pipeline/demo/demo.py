@@ -13,7 +13,7 @@ from pipeline.compare import compare
 from pipeline.demo.catalog import write_catalog
 from pipeline.embed import embed
 from pipeline.encoder import BUNDLED_MODEL, load_encoder
-from pipeline.neighbors import build_graph, neighbors_table
+from pipeline.neighbors import neighbors_table, write_neighbors
 from pipeline.plan import make_plan
 from pipeline.progress import Progress, duration
 
@@ -53,7 +53,7 @@ def run_demo(workspace: LocalStorage, *, num_items: int = 20_000, device: str = 
         lambda: load_encoder(plan.encoder, device),
         with_labels=True,
     )
-    build_graph(workspace, plan)
+    write_neighbors(workspace, plan)
     neighbors_table(workspace, plan, SHOWN_LABEL).print()
     found = compare(workspace, plan, num_seeds=1, device=device)
     found.table1.print()

@@ -17,23 +17,36 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.optimize import brentq
 
-from pipeline.targets.table import TargetTable
+from pipeline.targets.options import SCHEDULES
+from schemas.errors import TargetError
+from schemas.targets import DenseTargets, Targets, TargetTable
 
 VIRTUAL_STEPS = 20
 MAX_LEFT = 0.01
 
 
-def harden(table: TargetTable, progress: float, schedule: str) -> TargetTable:
+def harden(table: Targets, progress: float, *, schedule: str = "linear") -> Targets:
     """Return the table as it stands after a share of the run.
 
     Args:
         table: the start.
         progress: share of the planned optimizer steps, 0..1.
         schedule: `linear`, `geometric` or `odds`.
+    Raises: TargetError if progress or schedule is none of these.
     """
+    if schedule not in SCHEDULES or not 0.0 <= progress <= 1.0:
+        raise TargetError(
+            f"schedule {schedule!r} at progress {progress}",
+            where="harden",
+            fix=f"give progress in 0..1 and one of: {', '.join(SCHEDULES)}",
+        )
     start = table.off_true()
     left = off_true_at(start, progress, schedule)
     scale = np.divide(left, start, out=np.zeros_like(left), where=start > 0)
+    if isinstance(table, DenseTargets):
+        matrix = table.matrix * scale[:, None]
+        np.fill_diagonal(matrix, 1.0 - left)
+        return DenseTargets(matrix.astype(np.float32))
     base = table.base * scale
     weight = table.weight * scale[:, None]
     weight[:, 0] = 1.0 - left - base

@@ -1,13 +1,18 @@
 """Approach 3: a little mass on the nearest labels alike."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.options import TargetOptions
-from pipeline.targets.table import TargetTable, check_alpha, neighbor_table
+from pipeline.targets.rows import check_alpha, neighbor_table
+from schemas.graph import NeighborGraph
+from schemas.targets import TargetTable
 
 
-def neighbor_smoothing(graph: LabelGraph, options: TargetOptions) -> TargetTable:
+def neighbor_smoothing(
+    graph: NeighborGraph, options: TargetOptions, paths: Sequence[str] | None = None
+) -> TargetTable:
     """Give the true class 1 - alpha and share alpha among its neighbors.
 
     target[y, y] = 1 - alpha;  target[y, j] = alpha / K for j in N(y)
@@ -17,6 +22,7 @@ def neighbor_smoothing(graph: LabelGraph, options: TargetOptions) -> TargetTable
     Args:
         graph: neighbors, -1 where a label has fewer.
         options: alpha, in [0, 1).
+        paths: not used.
     Raises: TargetError if alpha is out of range.
     Source: Yang 2022, approach 3.
     """

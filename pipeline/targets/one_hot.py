@@ -1,13 +1,17 @@
 """Approach 1: all mass on the true class."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.options import TargetOptions
-from pipeline.targets.table import TargetTable
+from schemas.graph import NeighborGraph
+from schemas.targets import TargetTable
 
 
-def one_hot(graph: LabelGraph, options: TargetOptions) -> TargetTable:
+def one_hot(
+    graph: NeighborGraph, options: TargetOptions, paths: Sequence[str] | None = None
+) -> TargetTable:
     """Give the true class everything.
 
     target[y, y] = 1
@@ -15,6 +19,7 @@ def one_hot(graph: LabelGraph, options: TargetOptions) -> TargetTable:
     Args:
         graph: only its number of labels counts.
         options: not used.
+        paths: not used.
     Source: Yang 2022, approach 1 (OHE).
     """
     num_classes = graph.num_labels

@@ -21,6 +21,8 @@ class TargetOptions:
     """Of the softmax weighting; None: solved from true_share."""
     true_share: float = 0.5
     """Mean weight of the true class that `temperature` None is solved for, in (0, 1)."""
+    beta: float = 10.0
+    """Of the taxonomy representation: how fast weights fall with the distance, above 0."""
     schedule: str = "linear"
     """How targets harden: `linear`, `geometric` or `odds`."""
 
@@ -33,6 +35,12 @@ class TargetOptions:
                     where=f"--{name}",
                     fix=f"use one of: {', '.join(valid)}",
                 )
+        if not self.beta > 0:
+            raise TargetError(
+                f"beta is {self.beta}, expected a number above 0",
+                where="--beta",
+                fix="use 4 (soft) to 30 (nearly one-hot)",
+            )
         low, high = TEMPERATURES
         if self.temperature is not None and not low <= self.temperature <= high:
             raise TargetError(

@@ -3,17 +3,19 @@
 The only place that knows approaches by name. A new approach is a new line here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.neighbor_smoothing import neighbor_smoothing
 from pipeline.targets.one_hot import one_hot
+from pipeline.targets.online_smoothing import online_smoothing
 from pipeline.targets.options import TargetOptions
 from pipeline.targets.similarity_smoothing import similarity_smoothing
-from pipeline.targets.table import TargetTable
+from pipeline.targets.taxonomy_smoothing import taxonomy_smoothing
 from pipeline.targets.uniform_smoothing import uniform_smoothing
 from schemas.errors import TargetError
+from schemas.graph import NeighborGraph
+from schemas.targets import Targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +24,14 @@ class Approach:
 
     title: str
     """For tables."""
-    build: Callable[[LabelGraph, TargetOptions], TargetTable]
-    """Its label representation."""
+    build: Callable[[NeighborGraph, TargetOptions, Sequence[str] | None], Targets]
+    """Its label representation, from graph, options and the labels' paths."""
     has_kl: bool = True
     """KL to the targets is added to the focal loss."""
     is_hardened: bool = False
     """Targets harden over the run."""
+    is_online: bool = False
+    """Targets are made anew each epoch from what the network says."""
     tag: tuple[str, ...] = ()
     """What names a run: words, or `{field}` of FitConfig."""
     uses: tuple[str, ...] = ()
@@ -56,6 +60,19 @@ APPROACHES = {
         tag=("{weighting}", "{schedule}"),
         uses=("weighting", "schedule"),
     ),
+    "taxonomy": Approach(
+        title="taxonomy smoothing (control)",
+        build=taxonomy_smoothing,
+        tag=("beta{beta:g}",),
+        uses=("beta",),
+    ),
+    "online": Approach(
+        title="online smoothing (control)",
+        build=online_smoothing,
+        is_online=True,
+        tag=("smoothing",),
+        uses=("alpha",),
+    ),
 }
 
 PAPER_APPROACHES = ("1", "2", "3", "4", "5")
@@ -83,3 +100,29 @@ def get_approach(name: str) -> Approach:
             fix=f"use one of: {', '.join(APPROACHES)}",
         )
     return APPROACHES[name]
+
+
+def build(
+    name: str,
+    graph: NeighborGraph,
+    *,
+    alpha: float = 0.1,
+    weighting: str = "affinity",
+    temperature: float | None = 0.05,
+    beta: float = 10.0,
+    paths: Sequence[str] | None = None,
+) -> Targets:
+    """Build the label representation of an approach; of 5, its start.
+
+    Args:
+        name: `1`, `1b`, `2`, `3`, `4`, `5`, `taxonomy` or `online`.
+        graph: the label graph.
+        alpha: mass off the true class, where the formula has one.
+        weighting: of approaches 4 and 5.
+        temperature: of the softmax weighting; None has it solved.
+        beta: of `taxonomy`.
+        paths: of the labels, for `taxonomy`.
+    Raises: TargetError if a name is unknown or a number out of range.
+    """
+    options = TargetOptions(alpha=alpha, weighting=weighting, temperature=temperature, beta=beta)
+    return get_approach(name).build(graph, options, paths)

@@ -5,18 +5,23 @@ the three weightings. Below, s_1..s_K are the similarities of the K neighbors, n
 counted as 0, and s_y = 1.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float64
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.options import TEMPERATURES, TargetOptions
-from pipeline.targets.table import TargetTable, check_alpha, neighbor_table
+from pipeline.targets.rows import check_alpha, neighbor_table
 from schemas.errors import TargetError
+from schemas.graph import NeighborGraph
+from schemas.targets import TargetTable
 
 
-def similarity_smoothing(graph: LabelGraph, options: TargetOptions) -> TargetTable:
+def similarity_smoothing(
+    graph: NeighborGraph, options: TargetOptions, paths: Sequence[str] | None = None
+) -> TargetTable:
     """Weigh the true class and its neighbors by similarity.
 
     affinity:    target[y, .] = [1, s_1, .., s_K] / (1 + sum of s)
@@ -28,13 +33,15 @@ def similarity_smoothing(graph: LabelGraph, options: TargetOptions) -> TargetTab
     Args:
         graph: neighbors and cosines; -1 and NaN where a label has fewer.
         options: weighting and, by weighting, alpha, temperature or true_share.
+        paths: not used.
     Raises: TargetError if alpha or true_share is out of reach.
     Source: Yang 2022, approach 4; affinity after the "similarity matrix" text (Fergus et al.,
         ECCV 2010), controlled after "control the weights", softmax after the "adjacency matrix"
         text, with distance 1 - s as in distillation.
     """
     is_neighbor = graph.neighbors >= 0
-    similarity = np.where(is_neighbor, np.clip(np.nan_to_num(graph.similarity), 0.0, None), 0.0)
+    cosine = np.nan_to_num(graph.similarities).astype(np.float64)
+    similarity = np.where(is_neighbor, np.clip(cosine, 0.0, None), 0.0)
     if options.weighting == "affinity":
         total = 1.0 + similarity.sum(1, keepdims=True)
         return neighbor_table(1.0 / total[:, 0], graph.neighbors, similarity / total)

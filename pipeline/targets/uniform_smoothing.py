@@ -1,13 +1,18 @@
 """Approach 2: a little mass on every other class alike."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.options import TargetOptions
-from pipeline.targets.table import TargetTable, check_alpha
+from pipeline.targets.rows import check_alpha
+from schemas.graph import NeighborGraph
+from schemas.targets import TargetTable
 
 
-def uniform_smoothing(graph: LabelGraph, options: TargetOptions) -> TargetTable:
+def uniform_smoothing(
+    graph: NeighborGraph, options: TargetOptions, paths: Sequence[str] | None = None
+) -> TargetTable:
     """Give the true class 1 - alpha and share alpha among the other C - 1.
 
     target[y, y] = 1 - alpha;  target[y, j] = alpha / (C - 1) for j != y
@@ -15,6 +20,7 @@ def uniform_smoothing(graph: LabelGraph, options: TargetOptions) -> TargetTable:
     Args:
         graph: only its number of labels counts, at least 2.
         options: alpha, in [0, 1).
+        paths: not used.
     Raises: TargetError if alpha is out of range.
     Source: Yang 2022, approach 2. PyTorch and timm spread alpha over all C instead.
     """

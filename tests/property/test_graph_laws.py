@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.neighbors import nearest_labels
+from pipeline.neighbors import build_graph
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -56,10 +56,10 @@ def test_the_graph_equals_brute_force_whatever_ties(
 ) -> None:
     """Ties are where an approximate candidate list and an exact ranking part."""
     k = data.draw(st.integers(1, len(label_emb) - 1))
-    graph = nearest_labels(label_emb, k=k)
+    graph = build_graph(label_emb, k)
     neighbors, similarity = brute_force(label_emb, k)
     np.testing.assert_array_equal(graph.neighbors, neighbors)
-    np.testing.assert_allclose(graph.similarity, similarity, atol=1e-9)
+    np.testing.assert_allclose(graph.similarities, similarity, atol=1e-9)
 
 
 @LAWS
@@ -68,16 +68,16 @@ def test_a_row_holds_distinct_other_labels_from_near_to_far(label_emb: np.ndarra
     """No self-edge, no label twice, K or all others: what every target builder relies on."""
     logging.disable(logging.WARNING)  # K shrinks in many of the examples
     try:
-        graph = nearest_labels(label_emb, k=k)
+        graph = build_graph(label_emb, k)
     finally:
         logging.disable(logging.NOTSET)
     num_labels = len(label_emb)
-    assert graph.neighbors.shape == graph.similarity.shape == (num_labels, min(k, num_labels - 1))
+    assert graph.neighbors.shape == graph.similarities.shape == (num_labels, min(k, num_labels - 1))
     for y, row in enumerate(graph.neighbors.tolist()):
         assert set(row) <= set(range(num_labels)) - {y}
         assert len(set(row)) == len(row)
-    assert (np.diff(graph.similarity, axis=1) <= 0).all()
-    assert np.abs(graph.similarity).max() <= 1
+    assert (np.diff(graph.similarities, axis=1) <= 0).all()
+    assert np.abs(graph.similarities).max() <= 1
 
 
 @LAWS
@@ -86,9 +86,9 @@ def test_permuting_labels_permutes_the_graph(label_emb: np.ndarray, data: st.Dat
     """With an exact index and no ties, a label's number must not matter."""
     order = np.array(data.draw(st.permutations(range(len(label_emb)))))
     place = np.argsort(order)
-    graph, permuted = nearest_labels(label_emb, k=2), nearest_labels(label_emb[order], k=2)
+    graph, permuted = build_graph(label_emb, 2), build_graph(label_emb[order], 2)
     np.testing.assert_array_equal(permuted.neighbors, place[graph.neighbors[order]])
-    np.testing.assert_array_equal(permuted.similarity, graph.similarity[order])
+    np.testing.assert_array_equal(permuted.similarities, graph.similarities[order])
 
 
 @LAWS
@@ -99,9 +99,9 @@ def test_the_length_of_an_embedding_does_not_matter(
     """Cosine: CLIP does not normalize by default, and other sources may not at all."""
     lengths = st.floats(0.01, 100)
     scale = np.array(data.draw(st.lists(lengths, min_size=len(label_emb), max_size=len(label_emb))))
-    graph, scaled = nearest_labels(label_emb, k=2), nearest_labels(label_emb * scale[:, None], k=2)
+    graph, scaled = build_graph(label_emb, 2), build_graph(label_emb * scale[:, None], 2)
     np.testing.assert_array_equal(scaled.neighbors, graph.neighbors)
-    np.testing.assert_allclose(scaled.similarity, graph.similarity, atol=1.1e-6)
+    np.testing.assert_allclose(scaled.similarities, graph.similarities, atol=1.1e-6)
 
 
 @LAWS
@@ -110,6 +110,6 @@ def test_fewer_neighbors_are_the_first_of_more(label_emb: np.ndarray, data: st.D
     """K is a cut of one ranking; K = 5 and K = 20 must not disagree on the nearest."""
     most = len(label_emb) - 1
     few = data.draw(st.integers(1, most))
-    long, short = nearest_labels(label_emb, k=most), nearest_labels(label_emb, k=few)
+    long, short = build_graph(label_emb, most), build_graph(label_emb, few)
     np.testing.assert_array_equal(short.neighbors, long.neighbors[:, :few])
-    np.testing.assert_array_equal(short.similarity, long.similarity[:, :few])
+    np.testing.assert_array_equal(short.similarities, long.similarities[:, :few])

@@ -5,14 +5,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.losses import TargetTensors, focal_loss, kl_to_targets, to_tensors
-from pipeline.targets.table import TargetTable
+from pipeline.losses import TargetTensors, centered, focal_of_items, kl_of_items, to_tensors
+from schemas.targets import TargetTable
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=60)
 Case = tuple[torch.Tensor, torch.Tensor, TargetTable]  # logits, labels, targets
 CPU = torch.device("cpu")
 GAMMAS = st.sampled_from([0.0, 1.0, 2.0, 3.5])
 B = 4
+
+
+def item_focal(logits: torch.Tensor, labels: torch.Tensor, *, gamma: float) -> torch.Tensor:
+    """Return the focal loss of each item."""
+    return focal_of_items(centered(logits), labels, gamma)
+
+
+def item_kl(logits: torch.Tensor, labels: torch.Tensor, targets: TargetTensors) -> torch.Tensor:
+    """Return the KL of each item."""
+    return kl_of_items(centered(logits), labels, targets)
 
 
 @st.composite
@@ -50,7 +60,7 @@ def permuted(table: TargetTable, order: np.ndarray):
 
 def losses(logits: torch.Tensor, labels: torch.Tensor, targets: TargetTensors, gamma: float):
     """Return both losses of each item."""
-    return focal_loss(logits, labels, gamma=gamma), kl_to_targets(logits, labels, targets)
+    return item_focal(logits, labels, gamma=gamma), item_kl(logits, labels, targets)
 
 
 @LAWS
@@ -59,7 +69,7 @@ def test_kl_equals_its_dense_form_and_is_never_negative(case: Case) -> None:
     """The fast path equals the slow, obvious reference, value and gradient."""
     logits, labels, table = case
     logits.requires_grad_()
-    found = kl_to_targets(logits, labels, to_tensors(table, CPU))
+    found = item_kl(logits, labels, to_tensors(table, CPU))
     expected = dense_kl(logits, torch.from_numpy(table.dense())[labels])
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=5e-5)
     assert found.min() >= -1e-5
@@ -72,7 +82,7 @@ def test_kl_equals_its_dense_form_and_is_never_negative(case: Case) -> None:
 def test_focal_loss_lies_between_zero_and_cross_entropy(case: Case, gamma: float) -> None:
     """Focusing only takes away: (1 - p)^gamma is at most 1."""
     logits, labels, _ = case
-    found = focal_loss(logits, labels, gamma=gamma)
+    found = item_focal(logits, labels, gamma=gamma)
     cross_entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     assert (found >= 0).all()
     assert (found <= cross_entropy + 1e-4).all()

@@ -5,11 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.label_graph import LabelGraph
-from pipeline.metrics import measure, neighbors_at_5
+from pipeline.metrics import Metrics, measure, neighbors_at_5
+from schemas.graph import NeighborGraph
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=100)
-Case = tuple[np.ndarray, np.ndarray, np.ndarray, LabelGraph]  # top, labels, predicted
+Case = tuple[np.ndarray, np.ndarray, np.ndarray, NeighborGraph]  # top, labels, predicted
+
+
+def measured(top: np.ndarray, labels: np.ndarray, *rest: object, **options: object) -> Metrics:
+    """Measure where the confidence does not matter."""
+    return measure(top, labels, *rest, confidence=np.full(len(labels), 0.5), **options)
 
 
 @st.composite
@@ -26,14 +31,14 @@ def cases(draw: st.DrawFn):
     top = np.stack([rng.permutation(num_classes)[:width] for _ in range(num_items)])
     labels = rng.integers(0, num_classes, num_items)
     predicted = rng.random(num_items) < 0.8
-    return top, labels, predicted, LabelGraph(neighbors, np.zeros_like(neighbors, float))
+    return top, labels, predicted, NeighborGraph(neighbors, np.zeros_like(neighbors, float))
 
 
 def literal(
     top: np.ndarray,
     labels: np.ndarray,
     predicted: np.ndarray,
-    graph: LabelGraph,
+    graph: NeighborGraph,
     exclude_true: bool,
 ):
     """Return top1, top5 and the counts of neighbors@5, item by item."""
@@ -56,7 +61,7 @@ def test_metrics_equal_a_loop_over_items(case: Case, exclude_true: bool) -> None
     top, labels, predicted, graph = case
     first, among, counts = literal(top, labels, predicted, graph, exclude_true)
     nll = np.where(predicted, np.arange(len(labels)) + 0.5, np.nan)
-    found = measure(top, labels, predicted, graph, nll=nll, exclude_true=exclude_true)
+    found = measured(top, labels, predicted, graph, nll=nll, exclude_true=exclude_true)
     num_items = len(labels)
     assert found.num_items == num_items
     assert found.top1 == pytest.approx(sum(first) / num_items)
@@ -76,8 +81,8 @@ def test_the_order_of_the_items_does_not_matter(case: Case, data: st.DataObject)
     top, labels, predicted, graph = case
     order = np.array(data.draw(st.permutations(range(len(labels)))))
     nll = np.linspace(0, 3, len(labels))
-    one = measure(top, labels, predicted, graph, nll=nll)
-    two = measure(top[order], labels[order], predicted[order], graph, nll=nll[order])
+    one = measured(top, labels, predicted, graph, nll=nll)
+    two = measured(top[order], labels[order], predicted[order], graph, nll=nll[order])
     for name in ("num_items", "top1", "top5", "neighbors_at_5", "neighbors_at_5_shares", "nll"):
         assert getattr(one, name) == pytest.approx(getattr(two, name), nan_ok=True)
 
@@ -87,7 +92,7 @@ def test_the_order_of_the_items_does_not_matter(case: Case, data: st.DataObject)
 def test_figures_agree_with_one_another(case: Case) -> None:
     """top1 <= top5 <= neighbors@5 = mean of its shares: no table contradicts itself."""
     top, labels, predicted, graph = case
-    found = measure(top, labels, predicted, graph, nll=np.zeros(len(labels)))
+    found = measured(top, labels, predicted, graph, nll=np.zeros(len(labels)))
     assert found.top1 <= found.top5 <= found.neighbors_at_5 + 1e-12
     assert sum(found.neighbors_at_5_shares) == pytest.approx(1)
     mean = sum(number * share for number, share in enumerate(found.neighbors_at_5_shares))
@@ -114,7 +119,7 @@ def test_the_order_within_the_top_5_matters_to_top1_only(case: Case, data: st.Da
     order = data.draw(st.permutations(range(width)))
     mixed = np.concatenate([top[:, order], top[:, width:]], axis=1)
     one, two = (
-        measure(t, labels, predicted, graph, nll=np.zeros(len(labels))) for t in (top, mixed)
+        measured(t, labels, predicted, graph, nll=np.zeros(len(labels))) for t in (top, mixed)
     )
     assert one.top5 == two.top5
     assert one.neighbors_at_5_shares == two.neighbors_at_5_shares

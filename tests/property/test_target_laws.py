@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.curriculum import harden
 from pipeline.targets.options import SCHEDULES, WEIGHTINGS, TargetOptions
 from pipeline.targets.registry import APPROACHES
-from pipeline.targets.table import TargetTable
+from schemas.graph import NeighborGraph
+from schemas.targets import DenseTargets, Targets
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=60)
 ALPHAS = st.floats(0.0, 0.99)
@@ -28,7 +28,7 @@ def graphs(draw: st.DrawFn):
         values = draw(st.lists(cosines, min_size=len(found), max_size=len(found)))
         neighbors[y, : len(found)] = found
         similarity[y, : len(found)] = sorted(values, reverse=True)
-    return LabelGraph(neighbors, similarity)
+    return NeighborGraph(neighbors, similarity)
 
 
 @st.composite
@@ -40,22 +40,33 @@ def tables(draw: st.DrawFn):
         weighting=draw(st.sampled_from(WEIGHTINGS)),
         temperature=draw(st.floats(0.01, 100)),
     )
-    return APPROACHES[name].build(draw(graphs()), options)
+    graph = draw(graphs())
+    return APPROACHES[name].build(graph, options, paths_of(graph))
 
 
-def relabel(graph: LabelGraph, order: np.ndarray):
+def paths_of(graph: NeighborGraph) -> list[str]:
+    """Return paths of one to three levels."""
+    return [
+        " > ".join(["ABC"[y % 3], f"{y % 2}", f"{y}"][-1 - y % 3 :])
+        for y in range(graph.num_labels)
+    ]
+
+
+def relabel(graph: NeighborGraph, order: np.ndarray):
     """Return the graph after label order[i] is renamed to i."""
     place = np.append(np.argsort(order), -1)  # -1 stays -1
-    return LabelGraph(place[graph.neighbors[order]], graph.similarity[order])
+    return NeighborGraph(place[graph.neighbors[order]], graph.similarities[order])
 
 
 @LAWS
 @given(table=tables())
-def test_rows_are_distributions_that_start_with_the_true_class(table: TargetTable) -> None:
+def test_rows_are_distributions_that_start_with_the_true_class(table: Targets) -> None:
     """Rows >= 0, sum 1, index[y, 0] = y: what the loss and the curriculum take for granted."""
     dense = table.dense()
     assert dense.min() >= -1e-9
     np.testing.assert_allclose(dense.sum(1), 1, atol=1e-6)
+    if isinstance(table, DenseTargets):
+        return
     np.testing.assert_array_equal(table.index[:, 0], np.arange(table.num_classes))
     assert table.index.min() >= 0
     assert table.index.max() < table.num_classes
@@ -63,7 +74,7 @@ def test_rows_are_distributions_that_start_with_the_true_class(table: TargetTabl
 
 @LAWS
 @given(table=tables())
-def test_entropy_and_mass_off_the_true_class_equal_the_dense_ones(table: TargetTable) -> None:
+def test_entropy_and_mass_off_the_true_class_equal_the_dense_ones(table: Targets) -> None:
     """Both are computed from the sparse parts; the dense matrix is the slow reference."""
     dense = table.dense().clip(0)
     logs = np.log(np.where(dense > 0, dense, 1))
@@ -73,7 +84,7 @@ def test_entropy_and_mass_off_the_true_class_equal_the_dense_ones(table: TargetT
 
 @LAWS
 @given(graph=graphs(), name=st.sampled_from(["2", "3", "4", "5"]))
-def test_alpha_zero_is_one_hot(graph: LabelGraph, name: str) -> None:
+def test_alpha_zero_is_one_hot(graph: NeighborGraph, name: str) -> None:
     """Without smoothing mass every approach that has an alpha is the baseline."""
     options = TargetOptions(alpha=0.0, weighting="controlled")
     np.testing.assert_array_equal(
@@ -84,7 +95,7 @@ def test_alpha_zero_is_one_hot(graph: LabelGraph, name: str) -> None:
 @LAWS
 @given(graph=graphs(), alpha=ALPHAS, name=st.sampled_from(["2", "3", "4"]))
 def test_the_true_class_keeps_one_minus_alpha_or_everything(
-    graph: LabelGraph, alpha: float, name: str
+    graph: NeighborGraph, alpha: float, name: str
 ) -> None:
     """Alpha is the mass off the true class and nothing else, in each approach that has one."""
     options = TargetOptions(alpha=alpha, weighting="controlled")
@@ -92,7 +103,7 @@ def test_the_true_class_keeps_one_minus_alpha_or_everything(
     has_taker = {
         "2": np.ones(len(true), bool),
         "3": (graph.neighbors >= 0).any(1),
-        "4": (np.nan_to_num(graph.similarity) > 0).any(1),
+        "4": (np.nan_to_num(graph.similarities) > 0).any(1),
     }[name]
     np.testing.assert_allclose(true, np.where(has_taker, 1 - alpha, 1), atol=1e-6)
 
@@ -100,7 +111,7 @@ def test_the_true_class_keeps_one_minus_alpha_or_everything(
 @LAWS
 @given(graph=graphs(), name=st.sampled_from(["3", "4"]), weighting=st.sampled_from(WEIGHTINGS))
 def test_mass_stays_on_the_label_and_its_neighbors(
-    graph: LabelGraph, name: str, weighting: str
+    graph: NeighborGraph, name: str, weighting: str
 ) -> None:
     """The graph is directed: N(y) belongs to y, and an empty place belongs to nobody."""
     options = TargetOptions(weighting=weighting, temperature=0.3)
@@ -111,7 +122,7 @@ def test_mass_stays_on_the_label_and_its_neighbors(
 
 @LAWS
 @given(graph=graphs(), weighting=st.sampled_from(WEIGHTINGS))
-def test_a_more_similar_neighbor_never_weighs_less(graph: LabelGraph, weighting: str) -> None:
+def test_a_more_similar_neighbor_never_weighs_less(graph: NeighborGraph, weighting: str) -> None:
     """It is what approach 4 is for."""
     options = TargetOptions(weighting=weighting, temperature=0.3)
     dense = APPROACHES["4"].build(graph, options).dense()
@@ -128,25 +139,27 @@ def test_a_more_similar_neighbor_never_weighs_less(graph: LabelGraph, weighting:
     weighting=st.sampled_from(WEIGHTINGS),
 )
 def test_renaming_labels_renames_targets(
-    graph: LabelGraph, data: st.DataObject, name: str, weighting: str
+    graph: NeighborGraph, data: st.DataObject, name: str, weighting: str
 ) -> None:
     """A label's number carries no meaning."""
     order = np.array(data.draw(st.permutations(range(len(graph.neighbors)))))
     options = TargetOptions(weighting=weighting, temperature=0.3)
-    before = APPROACHES[name].build(graph, options).dense()
-    after = APPROACHES[name].build(relabel(graph, order), options).dense()
+    paths = paths_of(graph)
+    before = APPROACHES[name].build(graph, options, paths).dense()
+    renamed = [paths[label] for label in order]
+    after = APPROACHES[name].build(relabel(graph, order), options, renamed).dense()
     np.testing.assert_allclose(after, before[np.ix_(order, order)], atol=1e-6)
 
 
 @LAWS
 @given(table=tables(), schedule=st.sampled_from(SCHEDULES), progress=st.floats(0, 1))
 def test_a_hardened_row_is_a_distribution_with_the_same_proportions(
-    table: TargetTable,
+    table: Targets,
     schedule: str,
     progress: float,
 ) -> None:
     """At any progress: other classes keep their ratios, whatever the true class gains."""
-    start, hard = table.dense(), harden(table, progress, schedule).dense()
+    start, hard = table.dense(), harden(table, progress, schedule=schedule).dense()
     assert hard.min() >= -1e-7
     np.testing.assert_allclose(hard.sum(1), 1, atol=1e-6)
     for y, (before, after) in enumerate(zip(start, hard, strict=True)):
@@ -160,14 +173,16 @@ def test_a_hardened_row_is_a_distribution_with_the_same_proportions(
     table=tables(), schedule=st.sampled_from(SCHEDULES), one=st.floats(0, 1), two=st.floats(0, 1)
 )
 def test_the_true_class_never_loses_mass_as_the_run_goes_on(
-    table: TargetTable,
+    table: Targets,
     schedule: str,
     one: float,
     two: float,
 ) -> None:
     """Hardening only hardens, from the start table on."""
     early, late = sorted((one, two))
-    masses = [harden(table, progress, schedule).off_true() for progress in (0.0, early, late)]
+    masses = [
+        harden(table, progress, schedule=schedule).off_true() for progress in (0.0, early, late)
+    ]
     np.testing.assert_allclose(masses[0], table.off_true(), atol=1e-6)
     assert (masses[1] <= masses[0] + 1e-6).all()
     assert (masses[2] <= masses[1] + 1e-6).all()
@@ -176,8 +191,8 @@ def test_the_true_class_never_loses_mass_as_the_run_goes_on(
 @LAWS
 @given(table=tables(), schedule=st.sampled_from(SCHEDULES))
 def test_at_the_end_at_most_one_percent_is_off_the_true_class(
-    table: TargetTable, schedule: str
+    table: Targets, schedule: str
 ) -> None:
     """Every schedule ends as good as one-hot, however soft it started."""
-    left = harden(table, 1.0, schedule).off_true()
+    left = harden(table, 1.0, schedule=schedule).off_true()
     assert left.max() <= (1e-6 if schedule == "linear" else 0.01 + 1e-6)

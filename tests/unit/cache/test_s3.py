@@ -20,7 +20,7 @@ from cache.object_storage import ObjectStorage
 from cache.reader import Cache, read_all_items
 from cache.storage import LocalStorage, Storage, open_storage
 from pipeline.fit import fit
-from pipeline.neighbors import build_graph
+from pipeline.neighbors import write_neighbors
 from pipeline.status import read_status
 from pipeline.tensors import FitData
 from pipeline.verify import verify
@@ -273,7 +273,7 @@ def test_fit_reads_and_writes_there(bucket: Callable[[str], Storage], tmp_path: 
     results, tensors = [], []
     for workspace in (LocalStorage(tmp_path), bucket("w")):
         plan = fake_workspace(workspace)  # type: ignore[arg-type]
-        build_graph(workspace, plan, k=3)
+        write_neighbors(workspace, plan, k=3)
         tensors.append(FitData(workspace, plan, torch.device("cpu")).image_emb)
         results.append(fit(workspace, plan, config, device="cpu"))
         assert fit(workspace, plan, config, device="cpu").is_reused

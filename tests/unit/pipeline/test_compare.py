@@ -12,7 +12,7 @@ from PIL import Image
 from cache.storage import LocalStorage
 from pipeline.compare import compare, majority_top1, nearest_title_top1
 from pipeline.fit import fit
-from pipeline.neighbors import build_graph
+from pipeline.neighbors import write_neighbors
 from pipeline.status import read_status
 from pipeline.tensors import FitData
 from schemas.errors import TargetError
@@ -26,7 +26,7 @@ QUICK = FitConfig(approach="1", epochs=2, batch_size=32, hidden_dim=16, lr=0.01)
 @pytest.fixture
 def plan(workspace: LocalStorage) -> Plan:
     plan = fake_workspace(workspace)
-    build_graph(workspace, plan, k=3)
+    write_neighbors(workspace, plan, k=3)
     return plan
 
 

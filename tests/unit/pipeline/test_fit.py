@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from cache.storage import LocalStorage
-from pipeline.fit import RunResult, fit, lr_factor, run_name, without_unused
-from pipeline.neighbors import build_graph
+from pipeline.fit import RunResult, fit, lr_factor
+from pipeline.neighbors import write_neighbors
+from pipeline.runs import run_name, without_unused
 from pipeline.tensors import FitData
 from schemas.errors import (
     CacheIncompleteError,
@@ -33,7 +34,7 @@ QUICK = FitConfig(approach="4", epochs=6, batch_size=32, hidden_dim=32, lr=0.01)
 @pytest.fixture
 def plan(workspace: LocalStorage) -> Plan:
     plan = fake_workspace(workspace)
-    build_graph(workspace, plan, k=3)
+    write_neighbors(workspace, plan, k=3)
     return plan
 
 
@@ -115,7 +116,7 @@ def test_a_finished_run_is_reused(workspace: LocalStorage, plan: Plan) -> None:
 def test_a_run_of_other_inputs_is_made_again(workspace: LocalStorage, plan: Plan) -> None:
     """A new label graph, or another cache, makes the old figures stale."""
     run(workspace, plan)
-    build_graph(workspace, plan, k=2)
+    write_neighbors(workspace, plan, k=2)
     assert not run(workspace, plan).is_reused
     assert run(workspace, plan).is_reused
     write_shard(workspace, plan, 0, fake_embeddings(plan, seed=9))
@@ -197,7 +198,7 @@ def fake_workspace_labels(workspace: Path, plan: Plan) -> None:
 
     label_emb = np.random.default_rng(1).standard_normal((6, 16))
     write_labels(workspace, plan, label_emb, compute_dtype="float32", seconds=0.0)
-    build_graph(workspace, plan, k=3)
+    write_neighbors(workspace, plan, k=3)
 
 
 def test_items_without_either_modality_are_errors_when_held_out(workspace: LocalStorage) -> None:
@@ -233,7 +234,7 @@ def test_a_missing_or_stale_graph_names_the_command(workspace: LocalStorage) -> 
     with pytest.raises(NeighborsError, match="no label graph") as caught:
         run(workspace, plan)
     assert "cli.py neighbors" in caught.value.fix
-    build_graph(workspace, plan, k=3)
+    write_neighbors(workspace, plan, k=3)
     fake_workspace(workspace, num_labels=6)
     from cache.writer import write_labels
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import neighbors as module
-from pipeline.neighbors import nearest_labels
+from pipeline.neighbors import build_graph
 from schemas.errors import NeighborsError
 
 ROOT = Path(__file__).parents[3]
@@ -36,10 +36,10 @@ def brute_force(label_emb: np.ndarray, k: int):
 
 def assert_same(label_emb: np.ndarray, k: int) -> None:
     """Compare the graph with brute force, entry by entry."""
-    graph = nearest_labels(label_emb, k=k)
+    graph = build_graph(label_emb, k)
     expected, cosines = brute_force(label_emb, k)
     np.testing.assert_array_equal(graph.neighbors, expected)
-    np.testing.assert_allclose(graph.similarity, cosines, atol=1e-9)
+    np.testing.assert_allclose(graph.similarities, cosines, atol=1e-9)
 
 
 def gaussian(num_labels: int, dim: int, seed: int = 0):
@@ -65,7 +65,7 @@ def test_cosines_that_differ_in_the_sixth_digit_are_told_apart() -> None:
     """To label 0, labels 1 and 2 differ by 4e-6, 2 and 3 by 5e-8: only those are a tie."""
     angles = np.array([0.0, 0.5, 0.5 - 8e-6, 0.5 - 8.1e-6, 2.0])
     label_emb = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    graph = nearest_labels(label_emb, k=3)
+    graph = build_graph(label_emb, 3)
     assert graph.neighbors[0].tolist() == [2, 3, 1]
     assert_same(label_emb, 3)
 
@@ -75,12 +75,12 @@ def test_cosines_equal_to_six_digits_are_ordered_by_label() -> None:
     steps = np.array([0, 4, 1, 3, 2]) * 1e-9
     angles = np.concatenate([[0.0], 0.7 + steps])
     label_emb = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    assert nearest_labels(label_emb, k=3).neighbors[0].tolist() == [1, 2, 3]
+    assert build_graph(label_emb, 3).neighbors[0].tolist() == [1, 2, 3]
 
 
 def test_similarities_are_rounded_and_fall_along_a_row() -> None:
     """The artifact's bytes must not carry the digits that differ between devices."""
-    similarity = nearest_labels(gaussian(50, 8), k=12).similarity
+    similarity = build_graph(gaussian(50, 8), 12).similarities
     np.testing.assert_array_equal(similarity, similarity.round(6))
     assert (np.diff(similarity, axis=1) <= 0).all()
 
@@ -100,31 +100,31 @@ def test_a_tie_at_the_border_takes_the_lowest_labels() -> None:
     label_emb = np.concatenate(
         [[[1.0, 0.0], [0.99, math.sqrt(1 - 0.99**2)]], np.tile(twin, (60, 1))]
     )
-    graph = nearest_labels(label_emb[::-1].copy(), k=4)
+    graph = build_graph(label_emb[::-1].copy(), 4)
     assert graph.neighbors[61].tolist() == [60, 0, 1, 2]
 
 
 def test_all_labels_equal_is_the_worst_tie() -> None:
     """Nothing separates them, so each row is the lowest labels but its own."""
-    graph = nearest_labels(np.ones((50, 4)), k=3)
+    graph = build_graph(np.ones((50, 4)), k=3)
     for y, row in enumerate(graph.neighbors.tolist()):
         assert row == [j for j in range(4) if j != y][:3]
-    np.testing.assert_array_equal(graph.similarity, np.ones((50, 3)))
+    np.testing.assert_array_equal(graph.similarities, np.ones((50, 3)))
 
 
 def test_a_label_is_never_its_own_neighbor() -> None:
     """Copies have cosine 1 as well, so dropping the first column is not enough."""
     label_emb = np.repeat(gaussian(12, 4), 3, axis=0)
-    neighbors = nearest_labels(label_emb, k=8).neighbors
+    neighbors = build_graph(label_emb, 8).neighbors
     assert (neighbors != np.arange(36)[:, None]).all()
     assert all(len(set(row)) == 8 for row in neighbors.tolist())
 
 
 def test_opposite_labels_have_negative_similarity() -> None:
     """A graph of few labels reaches that far; targets clip it, the graph must not."""
-    graph = nearest_labels(np.array([[1.0, 0], [-1, 0], [0, 1]]), k=2)
+    graph = build_graph(np.array([[1.0, 0], [-1, 0], [0, 1]]), 2)
     assert graph.neighbors[0].tolist() == [2, 1]
-    assert graph.similarity[0].tolist() == [0.0, -1.0]
+    assert graph.similarities[0].tolist() == [0.0, -1.0]
 
 
 def test_permuting_the_labels_permutes_the_graph() -> None:
@@ -132,9 +132,9 @@ def test_permuting_the_labels_permutes_the_graph() -> None:
     label_emb = gaussian(70, 12)
     order = np.random.default_rng(2).permutation(70)
     place = np.argsort(order)
-    graph, permuted = nearest_labels(label_emb, k=6), nearest_labels(label_emb[order], k=6)
+    graph, permuted = build_graph(label_emb, 6), build_graph(label_emb[order], 6)
     np.testing.assert_array_equal(permuted.neighbors, place[graph.neighbors[order]])
-    np.testing.assert_array_equal(permuted.similarity, graph.similarity[order])
+    np.testing.assert_array_equal(permuted.similarities, graph.similarities[order])
 
 
 def test_blocks_do_not_show_in_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_k_shrinks_to_the_other_labels_with_a_warning(
     """Small catalogs work with the default K; the user should know it was not met."""
     label_emb = gaussian(5, 4)
     with caplog.at_level(logging.WARNING):
-        graph = nearest_labels(label_emb, k=k)
+        graph = build_graph(label_emb, k)
     np.testing.assert_array_equal(graph.neighbors, brute_force(label_emb, 4)[0])
     assert f"from {k} to 4" in caplog.text
 
@@ -159,7 +159,7 @@ def test_k_shrinks_to_the_other_labels_with_a_warning(
 def test_k_of_all_other_labels_gives_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     """The border of the rule above."""
     with caplog.at_level(logging.WARNING):
-        assert nearest_labels(gaussian(5, 4), k=4).neighbors.shape == (5, 4)
+        assert build_graph(gaussian(5, 4), 4).neighbors.shape == (5, 4)
     assert not caplog.text
 
 
@@ -167,7 +167,7 @@ def test_k_of_all_other_labels_gives_no_warning(caplog: pytest.LogCaptureFixture
 def test_a_k_below_one_is_refused(k: int) -> None:
     """An empty graph would make approaches 3 to 5 the baseline without a word."""
     with pytest.raises(NeighborsError, match=str(k)) as caught:
-        nearest_labels(gaussian(5, 4), k=k)
+        build_graph(gaussian(5, 4), k)
     assert caught.value.where == "--k"
     assert caught.value.fix
 
@@ -178,7 +178,7 @@ def test_an_embedding_without_a_direction_is_refused(bad: float) -> None:
     label_emb = gaussian(6, 4)
     label_emb[[2, 4]] = bad
     with pytest.raises(NeighborsError, match=r"2 label embeddings .* label 2") as caught:
-        nearest_labels(label_emb, k=2)
+        build_graph(label_emb, 2)
     assert caught.value.where == "label embeddings"
     assert "embed --labels" in caught.value.fix
 
@@ -188,21 +188,21 @@ def test_one_nan_in_an_embedding_is_enough() -> None:
     label_emb = gaussian(6, 4)
     label_emb[3, 1] = math.nan
     with pytest.raises(NeighborsError, match="label 3"):
-        nearest_labels(label_emb, k=2)
+        build_graph(label_emb, 2)
 
 
 def test_the_embeddings_are_left_as_they_were() -> None:
     """Normalizing in place would change what the caller hashes or writes afterwards."""
     label_emb = gaussian(10, 4).astype(np.float64)
     before = label_emb.copy()
-    nearest_labels(label_emb, k=3)
+    build_graph(label_emb, 3)
     np.testing.assert_array_equal(label_emb, before)
 
 
 def test_the_number_of_threads_does_not_show_in_the_result() -> None:
     """The graph's hash is in every run: 1 and 4 threads must give the same bytes."""
     script = (
-        "import numpy as np; from pipeline.neighbors import nearest_labels as f;"
+        "import numpy as np; from pipeline.neighbors import build_graph as f;"
         "e = np.random.default_rng(0).standard_normal((400, 24));"
         "e = np.concatenate([e, e[:60], np.tile(e[:1], (40, 1))]);"
         "print(f(e.astype(np.float32), k=20).sha256())"

@@ -8,7 +8,7 @@ import pytest
 
 from cache.lease import Lease
 from cache.storage import LocalStorage
-from pipeline.neighbors import build_graph
+from pipeline.neighbors import write_neighbors
 from pipeline.status import index_string, read_status
 from schemas.plan import Plan
 from tests.fakes import (
@@ -25,7 +25,7 @@ from tests.fakes import (
 @pytest.fixture
 def plan(workspace: LocalStorage) -> Plan:
     found = fake_workspace(workspace)
-    build_graph(workspace, found, k=3)
+    write_neighbors(workspace, found, k=3)
     return found
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.curriculum import after_steps, choose_eps, harden, off_true_at
 from pipeline.targets.options import SCHEDULES, TargetOptions
 from pipeline.targets.registry import APPROACHES
-from pipeline.targets.table import TargetTable
+from schemas.graph import NeighborGraph
+from schemas.targets import TargetTable
 
 STEPS = 20
 VIRTUAL = ("geometric", "odds")
@@ -20,7 +20,7 @@ def start_table(name: str = "4", alpha: float = 0.1) -> TargetTable:
     similarity = np.sort(rng.uniform(0, 1, (8, 4)), axis=1)[:, ::-1].copy()
     neighbors[5, 2:], similarity[5, 2:] = -1, np.nan
     neighbors[6], similarity[6] = -1, np.nan
-    return APPROACHES[name].build(LabelGraph(neighbors, similarity), TargetOptions(alpha=alpha))
+    return APPROACHES[name].build(NeighborGraph(neighbors, similarity), TargetOptions(alpha=alpha))
 
 
 def step_row(row: np.ndarray, y: int, eps: float, schedule: str):
@@ -101,7 +101,7 @@ def test_hardening_takes_20_virtual_steps_with_the_largest_eps(name: str, schedu
     dense = table.dense()
     eps = bisected_eps(dense, schedule)
     for steps in (0, 1, 2, 7, 19, 20):
-        found = harden(table, steps / STEPS, schedule).dense()
+        found = harden(table, steps / STEPS, schedule=schedule).dense()
         np.testing.assert_allclose(found, literal(dense, steps, eps, schedule), atol=2e-6)
 
 
@@ -136,14 +136,16 @@ def test_odds_leave_targets_alone_that_are_hard_enough(largest: float) -> None:
 def test_progress_zero_is_the_start_table(name: str, schedule: str) -> None:
     """Approach 5 starts as approach 4, whatever the schedule."""
     table = start_table(name)
-    np.testing.assert_allclose(harden(table, 0.0, schedule).dense(), table.dense(), atol=1e-7)
+    np.testing.assert_allclose(
+        harden(table, 0.0, schedule=schedule).dense(), table.dense(), atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("name", ["2", "3", "4"])
 def test_linear_ends_one_hot(name: str) -> None:
     """The mass off the true class falls from its start to 0 over the run."""
     np.testing.assert_allclose(
-        harden(start_table(name), 1.0, "linear").dense(), np.eye(8), atol=1e-7
+        harden(start_table(name), 1.0, schedule="linear").dense(), np.eye(8), atol=1e-7
     )
 
 
@@ -154,7 +156,9 @@ def test_linear_takes_the_same_share_from_every_entry(progress: float) -> None:
     expected = table.dense() * (1 - progress)
     expected[np.diag_indices(8)] = 0
     expected[np.diag_indices(8)] = 1 - expected.sum(1)
-    np.testing.assert_allclose(harden(table, progress, "linear").dense(), expected, atol=1e-7)
+    np.testing.assert_allclose(
+        harden(table, progress, schedule="linear").dense(), expected, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -162,7 +166,7 @@ def test_neighbors_keep_their_proportions(schedule: str) -> None:
     """Hardening moves mass to the true class and says nothing new about the neighbors."""
     table = start_table()
     before = table.weight[:5, 1:].astype(np.float64)
-    after = harden(table, 0.6, schedule).weight[:5, 1:].astype(np.float64)
+    after = harden(table, 0.6, schedule=schedule).weight[:5, 1:].astype(np.float64)
     ratio_before = before / before.sum(1, keepdims=True)
     ratio_after = after / after.sum(1, keepdims=True)
     np.testing.assert_allclose(ratio_after, ratio_before, rtol=1e-5)
@@ -173,14 +177,14 @@ def test_a_label_without_neighbors_stays_one_hot(schedule: str) -> None:
     """Its mass off the true class is 0: no 0 / 0, at any progress."""
     table = start_table()
     for progress in (0.0, 0.5, 1.0):
-        row = harden(table, progress, schedule).dense()[6]
+        row = harden(table, progress, schedule=schedule).dense()[6]
         np.testing.assert_array_equal(row, np.eye(8)[6])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_one_hot_targets_have_nothing_to_harden(schedule: str) -> None:
     """Every row has mass 0 off the true class, so eps is never solved for."""
-    table = harden(start_table("1"), 0.5, schedule)
+    table = harden(start_table("1"), 0.5, schedule=schedule)
     np.testing.assert_array_equal(table.dense(), np.eye(8))
 
 
@@ -189,9 +193,9 @@ def test_hardening_is_a_pure_function_of_the_start_and_the_progress(schedule: st
     """A run that looks at progress .9 first, or twice, has to train on the same targets."""
     table = start_table()
     start = (table.index.copy(), table.weight.copy(), table.base.copy())
-    first = harden(table, 0.3, schedule)
-    harden(table, 0.9, schedule)
-    second = harden(table, 0.3, schedule)
+    first = harden(table, 0.3, schedule=schedule)
+    harden(table, 0.9, schedule=schedule)
+    second = harden(table, 0.3, schedule=schedule)
     for name, value in zip(("index", "weight", "base"), start, strict=True):
         np.testing.assert_array_equal(getattr(table, name), value)
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))

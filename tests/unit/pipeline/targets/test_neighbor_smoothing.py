@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.neighbor_smoothing import neighbor_smoothing
 from pipeline.targets.options import TargetOptions
 from schemas.errors import TargetError
+from schemas.graph import NeighborGraph
 
 C, K = 30, 20
 
@@ -22,10 +22,10 @@ def random_graph(is_ragged: bool):
         others = rng.permutation([j for j in range(C) if j != y])[:count]
         neighbors[y, :count] = others
         similarity[y, :count] = np.sort(rng.uniform(-0.3, 1, count))[::-1]
-    return LabelGraph(neighbors, similarity)
+    return NeighborGraph(neighbors, similarity)
 
 
-def literal(graph: LabelGraph, alpha: float):
+def literal(graph: NeighborGraph, alpha: float):
     """Return 1 - alpha on y and alpha / K on each of its K neighbors, as loops."""
     target = np.zeros((C, C))
     for y in range(C):
@@ -57,7 +57,7 @@ def test_the_default_alpha_puts_half_a_percent_on_each_of_20_neighbors() -> None
 def test_similarities_do_not_matter() -> None:
     """Approach 3 treats neighbors alike; otherwise it would not isolate what 4 adds."""
     graph = random_graph(is_ragged=True)
-    flat = LabelGraph(graph.neighbors, np.full_like(graph.similarity, -0.5))
+    flat = NeighborGraph(graph.neighbors, np.full_like(graph.similarities, -0.5))
     np.testing.assert_array_equal(
         neighbor_smoothing(graph, TargetOptions()).dense(),
         neighbor_smoothing(flat, TargetOptions()).dense(),
@@ -66,7 +66,7 @@ def test_similarities_do_not_matter() -> None:
 
 def test_a_label_without_neighbors_keeps_all_its_mass() -> None:
     """0 / 0 would be NaN, and that row's items would poison the whole batch."""
-    graph = LabelGraph(np.full((3, 2), -1), np.full((3, 2), np.nan))
+    graph = NeighborGraph(np.full((3, 2), -1), np.full((3, 2), np.nan))
     table = neighbor_smoothing(graph, TargetOptions(alpha=0.4))
     np.testing.assert_array_equal(table.dense(), np.eye(3))
 

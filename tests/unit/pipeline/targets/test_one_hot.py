@@ -2,12 +2,14 @@
 
 import numpy as np
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.one_hot import one_hot
 from pipeline.targets.options import TargetOptions
+from schemas.graph import NeighborGraph
 
 C, K = 30, 20
-GRAPH = LabelGraph(np.stack([(y + 1 + np.arange(K)) % C for y in range(C)]), np.full((C, K), 0.5))
+GRAPH = NeighborGraph(
+    np.stack([(y + 1 + np.arange(K)) % C for y in range(C)]), np.full((C, K), 0.5)
+)
 
 
 def test_one_hot_is_the_identity_matrix() -> None:

@@ -1,14 +1,16 @@
 """The one dict that knows approaches by name."""
 
+import math
+
 import numpy as np
 import pytest
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.options import TargetOptions
-from pipeline.targets.registry import APPROACHES, PAPER_APPROACHES, get_approach
+from pipeline.targets.registry import APPROACHES, PAPER_APPROACHES, build, get_approach
 from schemas.errors import TargetError
+from schemas.graph import NeighborGraph
 
-GRAPH = LabelGraph(
+GRAPH = NeighborGraph(
     np.array([[1, 2], [2, 0], [1, 0], [0, 1]]),
     np.array([[0.6, 0.4], [0.5, 0.5], [0.9, 0.1], [0.5, 0.0]]),
 )
@@ -20,12 +22,14 @@ FIRST_ROWS = {
     "3": [0.9, 0.05, 0.05, 0],
     "4": [0.5, 0.3, 0.2, 0],
     "5": [0.5, 0.3, 0.2, 0],
+    "taxonomy": [1 / (1 + 3 * math.exp(-10)), *[1 / (math.exp(10) + 3)] * 3],
+    "online": [0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3],
 }
 
 
 def test_the_names_are_the_papers_and_the_control() -> None:
     """`fit --approach 5` and the tables of `compare` are addressed by these names."""
-    assert set(APPROACHES) == {"1", "1b", "2", "3", "4", "5"}
+    assert set(APPROACHES) == {"1", "1b", "2", "3", "4", "5", "taxonomy", "online"}
     assert PAPER_APPROACHES == ("1", "2", "3", "4", "5")
 
 
@@ -33,8 +37,9 @@ def test_the_names_are_the_papers_and_the_control() -> None:
 def test_a_name_builds_the_papers_representation(name: str) -> None:
     """Two swapped lines would put every result in the wrong row of the table."""
     approach = get_approach(name)
-    dense = approach.build(GRAPH, TargetOptions(weighting="affinity")).dense()
+    dense = approach.build(GRAPH, TargetOptions(weighting="affinity"), list("abcd")).dense()
     np.testing.assert_allclose(dense[0], FIRST_ROWS[name], atol=1e-7)
+    np.testing.assert_array_equal(build(name, GRAPH, paths=list("abcd")).dense(), dense)
 
 
 def test_only_the_baseline_trains_without_kl() -> None:
@@ -45,6 +50,11 @@ def test_only_the_baseline_trains_without_kl() -> None:
 def test_only_approach_5_hardens() -> None:
     """It is all that tells 5 from 4."""
     assert [name for name, approach in APPROACHES.items() if approach.is_hardened] == ["5"]
+
+
+def test_only_online_smoothing_learns_its_targets() -> None:
+    """All others are fixed before the first step."""
+    assert [name for name, approach in APPROACHES.items() if approach.is_online] == ["online"]
 
 
 def test_titles_and_run_tags_tell_approaches_apart() -> None:

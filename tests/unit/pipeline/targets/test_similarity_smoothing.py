@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.options import TargetOptions
 from pipeline.targets.similarity_smoothing import similarity_smoothing, solve_temperature
-from pipeline.targets.table import TargetTable
 from schemas.errors import TargetError
+from schemas.graph import NeighborGraph
+from schemas.targets import TargetTable
 
 C, K = 30, 20
 WEIGHTINGS = ("affinity", "controlled", "softmax")
 
 # Three neighbors, one of them with a negative similarity; two neighbors; none.
-SMALL = LabelGraph(
+SMALL = NeighborGraph(
     np.array([[1, 2, 3], [0, 2, -1], [-1, -1, -1], [2, 1, 0]]),
     np.array([[0.6, 0.4, -0.5], [0.3, 0.2, np.nan], [np.nan, np.nan, np.nan], [-0.1, -0.2, -0.3]]),
 )
@@ -31,17 +31,17 @@ def random_graph(is_ragged: bool):
         count = 0 if is_ragged and y == 0 else count
         neighbors[y, :count] = rng.permutation([j for j in range(C) if j != y])[:count]
         similarity[y, :count] = np.sort(rng.uniform(-0.3, 1, count))[::-1]
-    return LabelGraph(neighbors, similarity)
+    return NeighborGraph(neighbors, similarity)
 
 
-def literal(graph: LabelGraph, options: TargetOptions):
+def literal(graph: NeighborGraph, options: TargetOptions):
     """Return the formulas of DESIGN.md section 6 as loops over math functions."""
     num_classes = len(graph.neighbors)
     target = np.zeros((num_classes, num_classes))
     for y in range(num_classes):
         found = [
             (j, max(float(s), 0.0))
-            for j, s in zip(graph.neighbors[y], graph.similarity[y], strict=True)
+            for j, s in zip(graph.neighbors[y], graph.similarities[y], strict=True)
             if j >= 0
         ]
         total = sum(s for _, s in found)
@@ -111,7 +111,7 @@ def test_softmax_weighs_by_similarity_over_temperature() -> None:
 
 def test_controlled_with_equal_similarities_is_neighbor_smoothing() -> None:
     """DESIGN.md says that flat cosines make it approach 3; by hand alpha / K each."""
-    graph = LabelGraph(random_graph(is_ragged=False).neighbors, np.full((C, K), 0.7))
+    graph = NeighborGraph(random_graph(is_ragged=False).neighbors, np.full((C, K), 0.7))
     dense = similarity_smoothing(graph, TargetOptions(weighting="controlled")).dense()
     for y in range(C):
         assert dense[y, y] == pytest.approx(0.9)
@@ -136,9 +136,9 @@ def test_the_solved_temperature_is_one_number_for_all_labels() -> None:
     dense = similarity_smoothing(graph, options).dense()
     temperatures = []
     for y in range(C):
-        if graph.neighbors[y, 0] >= 0 and graph.similarity[y, 0] < 0.99:
+        if graph.neighbors[y, 0] >= 0 and graph.similarities[y, 0] < 0.99:
             ratio = dense[y, graph.neighbors[y, 0]] / dense[y, y]
-            temperatures.append((max(graph.similarity[y, 0], 0) - 1) / math.log(ratio))
+            temperatures.append((max(graph.similarities[y, 0], 0) - 1) / math.log(ratio))
     assert len(temperatures) > 10
     np.testing.assert_allclose(temperatures, temperatures[0], rtol=1e-4)
 
@@ -170,8 +170,8 @@ def test_controlled_refuses_a_bad_alpha(alpha: float) -> None:
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_a_neighbor_without_a_similarity_counts_as_not_similar(weighting: str) -> None:
     """Curated edges may carry none; NaN must not spread over the row."""
-    with_nan = LabelGraph(np.array([[1, 2], [0, 2], [0, 1]]), np.array([[0.5, np.nan]] * 3))
-    with_zero = LabelGraph(with_nan.neighbors, np.array([[0.5, 0.0]] * 3))
+    with_nan = NeighborGraph(np.array([[1, 2], [0, 2], [0, 1]]), np.array([[0.5, np.nan]] * 3))
+    with_zero = NeighborGraph(with_nan.neighbors, np.array([[0.5, 0.0]] * 3))
     options = TargetOptions(weighting=weighting, temperature=0.5)
     dense: list[TargetTable] = [similarity_smoothing(g, options) for g in (with_nan, with_zero)]
     np.testing.assert_array_equal(dense[0].dense(), dense[1].dense())
@@ -181,7 +181,7 @@ def test_a_neighbor_without_a_similarity_counts_as_not_similar(weighting: str) -
 def test_the_graph_is_left_as_it_was(weighting: str) -> None:
     """The same graph measures neighbors@5 afterwards; clipping in place would change it."""
     graph = random_graph(is_ragged=True)
-    before = (graph.neighbors.copy(), graph.similarity.copy())
+    before = (graph.neighbors.copy(), graph.similarities.copy())
     similarity_smoothing(graph, TargetOptions(weighting=weighting))
     np.testing.assert_array_equal(graph.neighbors, before[0])
-    np.testing.assert_array_equal(graph.similarity, before[1])
+    np.testing.assert_array_equal(graph.similarities, before[1])

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.targets.table import TargetTable, check_alpha, neighbor_table
+from pipeline.targets.rows import check_alpha, neighbor_table
 from schemas.errors import TargetError
+from schemas.targets import TargetTable
 
 
 def table_of(index: list[list[int]], weight: list[list[float]], base: list[float]):

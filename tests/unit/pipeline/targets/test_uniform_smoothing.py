@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from pipeline.label_graph import LabelGraph
 from pipeline.targets.options import TargetOptions
 from pipeline.targets.uniform_smoothing import uniform_smoothing
 from schemas.errors import TargetError
+from schemas.graph import NeighborGraph
 
 
 def graph_of(num_classes: int):
     """Return a graph with one neighbor a label; only its number of labels counts."""
     neighbors = np.roll(np.arange(num_classes), -1)[:, None]
-    return LabelGraph(neighbors, np.full((num_classes, 1), 0.5))
+    return NeighborGraph(neighbors, np.full((num_classes, 1), 0.5))
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 30])

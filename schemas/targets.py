@@ -1,11 +1,9 @@
-"""A label representation as a table with one row per class, never one per item.
+"""A label representation as one row per class, never one per item. DESIGN.md section 6.
 
-    target[y, j] = base[y] + sum of weight[y, s] over s with index[y, s] = j
+A table is sparse but for a constant: 1.1 MB at C = 4,350 and S = 21. A representation that gives
+every class its own weight is dense: 76 MB at 4,350.
 
-Rows sum to 1 and index[y, 0] = y. The other entries of a row are distinct labels; an empty place
-(a label with fewer neighbors) has weight 0 and index y.
-
-C classes, S entries of a row. Size at 4,350 x 21: 1.1 MB. DESIGN.md section 6.
+C classes, S entries of a row.
 """
 
 from dataclasses import dataclass
@@ -16,12 +14,19 @@ from scipy.special import xlogy
 
 from schemas.errors import TargetError
 
+MAX_DENSE_CLASSES = 20_000
 _TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class TargetTable:
-    """Target distributions over C classes, one per true class."""
+    """Target distributions over C classes, one per true class.
+
+    target[y, j] = base[y] + sum of weight[y, s] over s with index[y, s] = j
+
+    Rows sum to 1 and index[y, 0] = y. The other entries of a row are distinct labels; an empty
+    place (a label with fewer neighbors) has weight 0 and index y.
+    """
 
     index: Int64[np.ndarray, "C S"]
     weight: Float32[np.ndarray, "C S"]
@@ -75,26 +80,58 @@ class TargetTable:
         return matrix
 
 
-def neighbor_table(
-    true: Float64[np.ndarray, " C"],
-    neighbors: Int64[np.ndarray, "C K"],
-    weight: Float64[np.ndarray, "C K"],
-) -> TargetTable:
-    """Make a table from the true classes' and the neighbors' weights, without a base."""
-    labels = np.arange(len(neighbors), dtype=np.int64)[:, None]
-    return TargetTable(
-        index=np.hstack([labels, np.where(neighbors < 0, labels, neighbors)]),
-        weight=np.hstack([true[:, None], weight]).astype(np.float32),
-        base=np.zeros(len(neighbors), np.float32),
-    )
+@dataclass(frozen=True)
+class DenseTargets:
+    """The same as a whole matrix, for representations without a short row."""
+
+    matrix: Float32[np.ndarray, "C C"]
+
+    def __post_init__(self) -> None:
+        """Check that every row is a distribution, and that the matrix is not too large.
+
+        Raises: TargetError.
+        """
+        num_classes = len(self.matrix)
+        check_dense(num_classes)
+        sums = self.matrix.sum(1, dtype=np.float64)
+        is_square = self.matrix.shape == (num_classes, num_classes)
+        if not (is_square and np.abs(sums - 1).max() <= _TOLERANCE and self.matrix.min() >= 0):
+            raise TargetError(
+                f"a matrix of shape {self.matrix.shape} whose rows are no distributions",
+                where="DenseTargets",
+                fix="correct the function that built the matrix",
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.matrix)
+
+    def off_true(self) -> Float64[np.ndarray, " C"]:
+        """Return each row's mass off the true class, 0..1."""
+        return np.clip(1.0 - self.matrix.diagonal().astype(np.float64), 0.0, 1.0)
+
+    def negative_entropy(self) -> Float64[np.ndarray, " C"]:
+        """Return sum_j target[y, j] log target[y, j] of each row, in nats."""
+        return np.array([xlogy(row, row).sum() for row in self.matrix.astype(np.float64)])
+
+    def dense(self) -> Float64[np.ndarray, "C C"]:
+        """Return the matrix."""
+        return self.matrix.astype(np.float64)
 
 
-def check_alpha(alpha: float) -> None:
-    """Refuse a smoothing mass outside [0, 1).
+Targets = TargetTable | DenseTargets
+
+
+def check_dense(num_classes: int) -> None:
+    """Refuse a matrix of more than 20,000 classes (1.6 GB), before it is made.
 
     Raises: TargetError.
     """
-    if not 0.0 <= alpha < 1.0:
+    if num_classes > MAX_DENSE_CLASSES:
         raise TargetError(
-            f"alpha is {alpha}, expected 0 <= alpha < 1", where="--alpha", fix="use 0.1, as Yang"
+            f"{num_classes:,} classes: this representation is a matrix over all pairs, "
+            f"at most {MAX_DENSE_CLASSES:,}",
+            where="--approach",
+            fix="choose one of the approaches 1 to 5",
         )

@@ -1,0 +1,114 @@
+"""The folder of a run: what it is called, what it was made of, whether it is finished."""
+
+import logging
+import math
+import subprocess
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cache.storage import Storage
+from pipeline.metrics import Metrics
+from pipeline.targets.registry import get_approach, used_options
+from pipeline.tensors import FitData
+from schemas.configs import digest, from_json, to_dict
+from schemas.errors import ConfigError, TargetError
+from schemas.run import FitConfig, RunRecord
+
+logger = logging.getLogger(__name__)
+
+_TARGET_OPTIONS = ("alpha", "weighting", "temperature", "beta", "schedule", "kl_weight")
+_PACKAGES = ("torch", "numpy", "pyarrow", "zarr")
+
+
+def run_name(config: FitConfig) -> str:
+    """Return what the run is called: approach, its own options, seed; a hash for the rest.
+
+    `a5-affinity-linear-s0`; with `--lr 3e-4` as well `a5-affinity-linear-s0-1f3c9a`.
+    """
+    approach = get_approach(config.approach)
+    words = [f"a{config.approach}", *(tag.format(**asdict(config)) for tag in approach.tag)]
+    if config.modalities != "both":
+        words.append(config.modalities)
+    words.append(f"s{config.seed}")
+    named = ("approach", "seed", "modalities", "weighting", "schedule")
+    if config != FitConfig(**{name: getattr(config, name) for name in named}):
+        words.append(digest(to_dict(config))[:6])
+    return "-".join(words)
+
+
+def without_unused(config: FitConfig) -> FitConfig:
+    """Return the config with the options that its approach does not use at their defaults.
+
+    So that one run has one name: approach 1 is the same run whatever --alpha is.
+    """
+    used = used_options(config.approach, config.weighting)
+    plain = FitConfig(approach=config.approach)
+    unused = [name for name in _TARGET_OPTIONS if name not in used]
+    return replace(config, **{name: getattr(plain, name) for name in unused})
+
+
+def refuse_unused(config: FitConfig) -> None:
+    """Refuse an option that the approach would silently ignore."""
+    plain = without_unused(config)
+    unused = [name for name in _TARGET_OPTIONS if getattr(config, name) != getattr(plain, name)]
+    if unused:
+        raise TargetError(
+            f"approach {config.approach} does not use {', '.join(unused)}",
+            where=", ".join(f"--{name.replace('_', '-')}" for name in unused),
+            fix="leave it out, or choose an approach or weighting that uses it",
+        )
+
+
+def make_record(config: FitConfig, data: FitData, device: torch.device) -> RunRecord:
+    """Return what config.json of a run says."""
+    return RunRecord(
+        config=config,
+        inputs=data.inputs,
+        batch_size=config.batch_size or _auto_batch_size(len(data.train)),
+        device=str(device),
+        git_commit=_git_commit(),
+        packages={name: version(name) for name in _PACKAGES},
+    )
+
+
+def _auto_batch_size(num_train: int) -> int:
+    """Return the power of two nearest below num_train / 50, 64 to 4096."""
+    return int(np.clip(2 ** math.floor(math.log2(max(num_train / 50, 1))), 64, 4096))
+
+
+def _git_commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def finished_metrics(workspace: Storage, name: str, record: RunRecord) -> Metrics | None:
+    """Return the metrics of a finished run of the same config and inputs, else None."""
+    where = workspace.where(f"runs/{name}")
+    fix = f"delete {where}"
+    try:
+        config_text = workspace.read(f"runs/{name}/config.json").decode()
+        metrics_text = workspace.read(f"runs/{name}/metrics.json").decode()
+        found = from_json(RunRecord, config_text, where=where, fix=fix)
+        metrics = from_json(Metrics, metrics_text, where=where, fix=fix)
+    except FileNotFoundError:
+        return None
+    except (ConfigError, UnicodeDecodeError) as error:
+        logger.warning("run %s is made again: %s", name, error)
+        return None
+    if (found.config, found.inputs) != (record.config, record.inputs):
+        logger.info("run %s is made again: its config or inputs changed", name)
+        return None
+    return metrics

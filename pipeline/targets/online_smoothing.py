@@ -1,0 +1,64 @@
+"""Control: class similarities that the network itself shows while it trains; no names needed.
+
+B items, C classes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.losses import DenseTensors
+from pipeline.targets.options import TargetOptions
+from pipeline.targets.uniform_smoothing import uniform_smoothing
+from schemas.graph import NeighborGraph
+from schemas.targets import DenseTargets, check_dense
+
+
+def online_smoothing(
+    graph: NeighborGraph, options: TargetOptions, paths: Sequence[str] | None = None
+) -> DenseTargets:
+    """Start as uniform smoothing (approach 2); `OnlineTargets` takes over after the first epoch.
+
+    Args:
+        graph: only its number of labels counts.
+        options: alpha, in [0, 1).
+        paths: not used.
+    Raises: TargetError if alpha is out of range, or above 20,000 classes.
+    Source: Zhang et al., "Delving deep into label smoothing", IEEE TIP 2021 (online label
+        smoothing).
+    """
+    check_dense(graph.num_labels)
+    return DenseTargets(uniform_smoothing(graph, options, paths).dense().astype(np.float32))
+
+
+class OnlineTargets:
+    """Sums an epoch's predictions into the next epoch's targets."""
+
+    def __init__(self, start: Float[Tensor, "C C"]) -> None:
+        """Begin with the targets of the first epoch."""
+        self.matrix = start
+        self._sums = torch.zeros_like(start)
+        self._counts = torch.zeros(len(start), device=start.device)
+
+    @torch.no_grad()
+    def add(self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> None:
+        """Note the softmax of those items whose highest logit is the true class."""
+        is_right = logits.argmax(dim=1) == labels
+        chosen = labels[is_right]
+        self._sums.index_add_(0, chosen, logits[is_right].to(self._sums.dtype).softmax(dim=1))
+        self._counts.index_add_(0, chosen, torch.ones_like(chosen, dtype=self._counts.dtype))
+
+    @torch.no_grad()
+    def next_epoch(self) -> DenseTensors:
+        """Return the mean prediction of each class; one without a right item keeps its row."""
+        seen = self._counts > 0
+        rows = self._sums[seen]
+        # By their own sum, not the count: float32 sums of thousands of rows drift from 1.
+        self.matrix[seen] = rows / rows.sum(dim=1, keepdim=True)
+        self._sums.zero_()
+        self._counts.zero_()
+        negative_entropy = torch.special.xlogy(self.matrix, self.matrix).sum(dim=1)
+        return DenseTensors(self.matrix, negative_entropy)
