@@ -139,6 +139,12 @@ def _fit_options(command: Command) -> Command:
             "--temperature", type=float, help="Of the softmax weighting.  [default: solved]"
         ),
         click.option(
+            "--beta",
+            default=10.0,
+            show_default=True,
+            help="Approach taxonomy: how fast weights fall with the distance.",
+        ),
+        click.option(
             "--alpha", default=0.1, show_default=True, help="Smoothing mass off the true label."
         ),
         click.option("--gamma", default=2.0, show_default=True, help="Focusing of the focal loss."),
@@ -545,7 +551,7 @@ def neighbors(workspace: "Storage", k: int | None, show: str | None) -> None:
 
 
 @main.command(epilog=_example("python cli.py fit --approach 5"))
-@click.option("--approach", required=True, help="Label representation: 1, 1b, 2, 3, 4 or 5.")
+@click.option("--approach", required=True, help="1, 1b, 2, 3, 4, 5, taxonomy or online.")
 @click.option("--seed", default=0, show_default=True, help="Of weights, batch order and dropout.")
 @_fit_options
 @_workspace_option()

@@ -28,7 +28,7 @@ from schemas.tables import ROWS
 CONSTANT = np.sqrt(2.11)  # appended to unit vectors: the mean cosine of the top 20 becomes 0.85
 WIDTH = 392  # MiniLM's 384, the constant and zeros, so that 8 heads divide it
 GEOMETRY = 0.6  # share of a prototype that is the label's embedding
-NOISE = {"image": 1.0, "title": 0.9}  # length of an item's noise beside its prototype's
+NOISE = {"image": 3.8, "title": 3.4}  # length of the noise beside a prototype of about 1
 TAIL = 0.9  # exponent of the classes' counts
 SMALLEST = 4
 

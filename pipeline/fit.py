@@ -65,11 +65,17 @@ class RunResult:
         """Return the metrics on test."""
         metrics = self.metrics
         shares = " / ".join(f"{100 * share:.1f}" for share in metrics.neighbors_at_5_shares)
+        groups = " / ".join(f"{100 * share:.1f}" for share in metrics.group_top1 or ())
+        severity = "no paths" if metrics.severity is None else f"{metrics.severity:.2f} levels"
         rows = (
             ("top1", f"{100 * metrics.top1:.2f} %"),
             ("top5", f"{100 * metrics.top5:.2f} %"),
             ("neighbors@5", f"{metrics.neighbors_at_5:.2f} of 5"),
             ("items with 0/1/2/3/4/5", f"{shares} %"),
+            ("macro-F1", f"{metrics.macro_f1:.4f}"),
+            ("top1 of head/mid/tail", f"{groups} %"),
+            ("mistake severity", severity),
+            ("ECE", f"{metrics.ece:.4f}"),
             ("nll", f"{metrics.nll:.4f} nats"),
         )
         return TextTable(

@@ -30,7 +30,8 @@ def run_name(config: FitConfig) -> str:
     `a5-affinity-linear-s0`; with `--lr 3e-4` as well `a5-affinity-linear-s0-1f3c9a`.
     """
     approach = get_approach(config.approach)
-    words = [f"a{config.approach}", *(tag.format(**asdict(config)) for tag in approach.tag)]
+    prefix = "a" if config.approach[0].isdigit() else ""
+    words = [f"{prefix}{config.approach}", *(tag.format(**asdict(config)) for tag in approach.tag)]
     if config.modalities != "both":
         words.append(config.modalities)
     words.append(f"s{config.seed}")

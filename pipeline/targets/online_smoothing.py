@@ -39,7 +39,7 @@ class OnlineTargets:
 
     def __init__(self, start: Float[Tensor, "C C"]) -> None:
         """Begin with the targets of the first epoch."""
-        self.matrix = start
+        self.matrix = start.clone()
         self._sums = torch.zeros_like(start)
         self._counts = torch.zeros(len(start), device=start.device)
 

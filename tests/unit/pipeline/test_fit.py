@@ -15,6 +15,7 @@ from cache.storage import LocalStorage
 from pipeline.fit import RunResult, fit, lr_factor
 from pipeline.neighbors import write_neighbors
 from pipeline.runs import run_name, without_unused
+from pipeline.targets.registry import APPROACHES
 from pipeline.tensors import FitData
 from schemas.errors import (
     CacheIncompleteError,
@@ -47,7 +48,7 @@ def read_history(result: RunResult) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("approach", ["1", "1b", "2", "3", "4", "5"])
+@pytest.mark.parametrize("approach", APPROACHES)
 def test_every_approach_learns(workspace: LocalStorage, plan: Plan, approach: str) -> None:
     """Six well separated classes; chance is one in six."""
     result = run(workspace, plan, approach=approach)
