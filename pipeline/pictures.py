@@ -20,7 +20,7 @@ from schemas.plan import Preprocess
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 100
-MAX_SCANS = 100
+_MAX_SCANS = 100
 _MAX_RUN_LENGTH_PIXELS = 1_000_000
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -87,19 +87,19 @@ def _decode(data: bytes, needed: int | None) -> tuple[Image.Image, tuple[float, 
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
             _check_cost(image, data)
-            raw_mode, whole = _raw_mode(image), image.size
+            raw_mode, whole, scale = _raw_mode(image), image.size, 1
             # Of a JPEG only: other formats may have to read all of the file for it.
             if needed is not None and image.format in _JPEG and _turn(image) is None:
                 short = min(whole)
-                scale = next((s for s, gap in _SCALES if short >= s * gap * needed), 1)
-                image.draft(None, (short // scale, short // scale))
+                most = next((s for s, gap in _SCALES if short >= s * gap * needed), 1)
+                image.draft(None, (short // most, short // most))
+                scale = round(whole[0] / image.width)
             image.load()
             turn = _turn(image)
-            if turn is not None:
-                upright = _rgb(image.transpose(turn), raw_mode)
+            upright = _rgb(image if turn is None else image.transpose(turn), raw_mode)
+            if scale == 1:
                 return upright, upright.size
-            scale = round(whole[0] / image.width)
-            return _rgb(image, raw_mode), (whole[0] / scale, whole[1] / scale)
+            return upright, (whole[0] / scale, whole[1] / scale)
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -123,8 +123,8 @@ def _check_size(width: int, height: int) -> None:
 def _check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
     """Refuse small files that take minutes or gigabytes to decode."""
     num_pixels = image.width * image.height
-    if image.format in _JPEG and data.count(b"\xff\xda") > MAX_SCANS:
-        raise PictureError(f"too many scans: more than {MAX_SCANS} in a JPEG")
+    if image.format in _JPEG and data.count(b"\xff\xda") > _MAX_SCANS:
+        raise PictureError(f"too many scans: more than {_MAX_SCANS} in a JPEG")
     if image.tile and image.tile[0][0] == "bmp_rle" and num_pixels > _MAX_RUN_LENGTH_PIXELS:
         raise PictureError("too many pixels: a run-length BMP is decoded byte by byte")
     if isinstance(image, TiffImageFile):

@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipeline.items import find_items, read_rows
-from pipeline.pictures import PictureError, decode
+from pipeline.pictures import PictureError, decode, load, to_input
 from tests.corpus import TOLERANCE, Specimen, picture_corpus, spot_color, title_corpus
+from tests.fakes import PREPROCESS
 
 ROOT = Path(__file__).parents[3]
 MEMORY_LIMIT = 1_500_000_000
@@ -67,6 +69,13 @@ def test_an_unreadable_picture_has_a_reason(specimen: Specimen) -> None:
     with pytest.raises(PictureError) as error:
         decode(specimen.data)
     assert re.search(specimen.reason, str(error.value).lower()), error.value
+
+
+@pytest.mark.parametrize("specimen", READABLE, ids=by_name)
+def test_the_encoder_gets_all_of_an_unscaled_picture(specimen: Specimen) -> None:
+    """What a decoder turned or cut while loading must not be cropped again."""
+    found = load(specimen.data, PREPROCESS, is_scaled=False)
+    np.testing.assert_array_equal(found, to_input(decode(specimen.data), PREPROCESS))
 
 
 def test_all_bombs_together_fit_in_memory(tmp_path: Path) -> None:
