@@ -8,12 +8,11 @@ B batch, D embedding width.
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from PIL import Image
 from torch import nn
 
@@ -21,7 +20,9 @@ from pipeline.attention import pack_attention, unpack_attention
 from pipeline.decode_pool import JpegDecoder
 from pipeline.device_jpeg import DeviceJpegs, is_supported
 from pipeline.pictures import load
-from schemas.plan import EncoderSpec
+
+if TYPE_CHECKING:
+    from pipeline.encoder import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -30,24 +31,7 @@ _MIN_COSINE_PACKED = 0.9999
 _SIZES = ((640, 480), (333, 500), (1000, 1000))
 
 
-class Probed(Protocol):
-    """What a check needs of an encoder."""
-
-    spec: EncoderSpec
-
-    def encode_images(
-        self, batches: Iterable[UInt8[np.ndarray, "B H W 3"]]
-    ) -> Iterator[Float32[np.ndarray, "B D"]]:
-        """Embed batches of decoded pictures."""
-
-    def encode_texts(self, texts: Sequence[str], batch_size: int) -> Float32[np.ndarray, "n D"]:
-        """Embed texts."""
-
-
-Chosen = TypeVar("Chosen", bound=Probed)
-
-
-def use_packed_attention(encoder: Probed, model: nn.Module) -> None:
+def use_packed_attention(encoder: "Encoder", model: nn.Module) -> None:
     """Give the encoder's model `PackedAttention`, if it gives the same embeddings."""
     before = _probe(encoder)
     pack_attention(model)
@@ -55,7 +39,7 @@ def use_packed_attention(encoder: Probed, model: nn.Module) -> None:
         unpack_attention(model)
 
 
-def choose_low_precision(encoder: Chosen, low: Chosen, *, is_forced: bool) -> Chosen:
+def choose_low_precision(encoder: "Encoder", low: "Encoder", *, is_forced: bool) -> "Encoder":
     """Return the same encoder with bfloat16 weights, if it gives the same embeddings."""
     cosine = _lowest_cosine(_probe(encoder), _probe(low))
     if cosine >= MIN_COSINE or is_forced:
@@ -65,7 +49,7 @@ def choose_low_precision(encoder: Chosen, low: Chosen, *, is_forced: bool) -> Ch
     return encoder
 
 
-def device_jpegs(encoder: Probed, device: torch.device) -> JpegDecoder | None:
+def device_jpegs(encoder: "Encoder", device: torch.device) -> JpegDecoder | None:
     """Return a device's decoder of JPEGs, if embeddings of what it decodes are the same.
 
     None where pictures are resized in a rare way, where torchcodec is absent or does not work.
@@ -91,7 +75,7 @@ def device_jpegs(encoder: Probed, device: torch.device) -> JpegDecoder | None:
     return jpegs
 
 
-def _probe(encoder: Probed) -> list[Float32[np.ndarray, "B D"]]:
+def _probe(encoder: "Encoder") -> list[Float32[np.ndarray, "B D"]]:
     """Embed a few made-up pictures and titles."""
     height, width = encoder.spec.preprocess.size
     rng = np.random.default_rng(0)
