@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
-from sklearn.metrics import f1_score
 
 from pipeline.taxonomy import Taxonomy
 from schemas.graph import NeighborGraph
@@ -145,6 +144,8 @@ def hierarchical_distance(
 
 def macro_f1(answers: Int[np.ndarray, " T"], labels: Int[np.ndarray, " T"]) -> float:
     """Return the mean F1 over the classes that occur as truth or answer; -1 is no answer."""
+    from sklearn.metrics import f1_score  # takes a second to load; not for a run that is reused
+
     classes = np.union1d(answers, labels)
     return float(
         f1_score(labels, answers, labels=classes[classes >= 0], average="macro", zero_division=0.0)
