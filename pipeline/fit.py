@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cache.storage import Storage
-from pipeline.device import has_bfloat16, pick_device
+from pipeline.device import pick_device
 from pipeline.fusion import FusionNetwork
 from pipeline.losses import DenseTensors, check_gamma, loss_parts, to_tensors
 from pipeline.metrics import Metrics
@@ -66,7 +66,10 @@ class RunResult:
         metrics = self.metrics
         shares = " / ".join(f"{100 * share:.1f}" for share in metrics.neighbors_at_5_shares)
         groups = " / ".join(f"{100 * share:.1f}" for share in metrics.group_top1 or ())
-        severity = "no paths" if metrics.severity is None else f"{metrics.severity:.2f} levels"
+        severity = "unknown: labels have no paths"
+        if metrics.severity is not None:
+            has_mistakes = not math.isnan(metrics.severity)
+            severity = f"{metrics.severity:.2f} levels" if has_mistakes else "no mistakes"
         rows = (
             ("top1", f"{100 * metrics.top1:.2f} %"),
             ("top5", f"{100 * metrics.top5:.2f} %"),
@@ -201,9 +204,8 @@ class _Trainer:
         if approach.is_online:
             assert isinstance(self.targets, DenseTensors)
             self.online = OnlineTargets(self.targets.matrix)
-        self.autocast = torch.autocast(
-            device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device)
-        )
+        is_low = record.compute_dtype == "bfloat16"
+        self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_low)
         self.order = torch.Generator().manual_seed(config.seed)
         self.steps_per_epoch = -(-len(data.train) // self.batch_size)
         self.num_steps = config.epochs * self.steps_per_epoch

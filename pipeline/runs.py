@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cache.storage import Storage
+from pipeline.device import has_bfloat16
 from pipeline.metrics import Metrics
 from pipeline.targets.registry import get_approach, used_options
 from pipeline.tensors import FitData
@@ -71,6 +72,7 @@ def make_record(config: FitConfig, data: FitData, device: torch.device) -> RunRe
         inputs=data.inputs,
         batch_size=config.batch_size or _auto_batch_size(len(data.train)),
         device=str(device),
+        compute_dtype="bfloat16" if has_bfloat16(device) else "float32",
         git_commit=_git_commit(),
         packages={name: version(name) for name in _PACKAGES},
     )

@@ -102,6 +102,8 @@ class RunRecord:
     """As resolved."""
     device: str
     """Where it ran."""
+    compute_dtype: str = "float32"
+    """In which the network was multiplied; weights and losses are float32 always."""
     git_commit: str
     """Of the code; empty outside a checkout."""
     packages: dict[str, str] = field(default_factory=dict)

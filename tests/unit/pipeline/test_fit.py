@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from cache.storage import LocalStorage
+from pipeline import runs
 from pipeline.fit import RunResult, fit, lr_factor
 from pipeline.neighbors import write_neighbors
 from pipeline.runs import run_name, without_unused
@@ -57,6 +58,24 @@ def test_every_approach_learns(workspace: LocalStorage, plan: Plan, approach: st
     history = read_history(result)
     assert history[-1]["train/loss"] < history[0]["train/loss"]
     assert (history[0]["train/kl"] > 0) == (approach != "1")
+
+
+def test_the_record_says_in_which_precision_a_run_was_made(
+    workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hardware decides it, and figures of two machines differ by it in the last digits."""
+    losses = {}
+    for has_it, dtype in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(runs, "has_bfloat16", lambda device, has_it=has_it: has_it)
+        result = run(workspace, plan, patience=5 + has_it)  # two runs of the same six epochs
+        record = json.loads((Path(result.folder) / "config.json").read_text())
+        assert record["compute_dtype"] == dtype
+        assert result.metrics.top1 > 0.8
+        weights = load_file(Path(result.folder) / "model.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+        losses[dtype] = read_history(result)[0]["train/loss"]
+    assert losses["float32"] != losses["bfloat16"]
+    assert losses["float32"] == pytest.approx(losses["bfloat16"], rel=0.02)
 
 
 def test_all_files_of_a_run_are_there_and_fit_together(workspace: LocalStorage, plan: Plan) -> None:
