@@ -16,16 +16,21 @@ def append(name: str, figures: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     record = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": {
-            "cpu": _cpu(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "system": platform.system(),
-        },
+        "machine": machine(),
         **figures,
     }
     with (RESULTS / f"{name}.json").open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """Describe where a figure was measured."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
 
 
 def _cpu() -> str:

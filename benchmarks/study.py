@@ -12,7 +12,7 @@ takes about 75 minutes on 2 cores, the other two about 10 each.
 import argparse
 import json
 import logging
-import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from record import RESULTS, machine
 from study_catalog import make_study_catalog
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -35,7 +36,6 @@ from schemas.plan import Plan
 from schemas.run import FitConfig
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-RESULTS = Path(__file__).parent / "results"
 # What tells a config from the defaults, by the name it has in the tables.
 CONFIGS: dict[str, dict[str, Any]] = {
     "1": {"approach": "1"},
@@ -72,6 +72,8 @@ def main() -> None:
     parser.add_argument("--only", help="names of configs, with commas")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if options.catalog != "demo" and not DATA.is_dir():
+        raise SystemExit(f"{DATA} is not there: it has the labels and photographs of this study")
     workspace = LocalStorage(options.folder)
     plan = make_catalog(options.catalog, workspace, options.items)
     data = FitData(workspace, plan, torch.device("cpu"))
@@ -88,6 +90,7 @@ def main() -> None:
             print(line(name, record), f"{time.perf_counter() - started:6.1f} s", flush=True)
     path = RESULTS / f"study-{options.catalog}.json"
     report = {
+        "machine": machine(),
         "catalog": options.catalog,
         "items": plan.num_items,
         "labels": plan.num_labels,
@@ -107,20 +110,18 @@ def make_catalog(name: str, workspace: LocalStorage, num_items: int) -> Plan:
         plan = make_study_catalog(workspace, DATA / "labels", num_items)
         write_neighbors(workspace, plan)
         return plan
-    place = f"--workspace {workspace.location}"
-    if name == "demo":
-        calls = [f"demo {place}"]
-    else:
-        grocery = DATA / "grocery"
-        calls = [
-            f"plan --items {grocery}/items.csv --labels {grocery}/labels.csv "
-            f"--model shelfwise-tiny --label-text path {place}",
-            f"embed --all {place}",
-            f"neighbors {place}",
-        ]
-    for call in calls:
-        if os.system(f"{sys.executable} {Path(__file__).parents[1] / 'cli.py'} {call}"):
-            raise SystemExit(f"cli.py {call} failed")
+    catalog = ["--items", DATA / "grocery/items.csv", "--labels", DATA / "grocery/labels.csv"]
+    calls = {
+        "demo": [["demo"]],
+        "grocery": [
+            ["plan", *catalog, "--model", "shelfwise-tiny", "--label-text", "path"],
+            ["embed", "--all"],
+            ["neighbors"],
+        ],
+    }
+    for call in calls[name]:
+        command = [sys.executable, Path(__file__).parents[1] / "cli.py", *call]
+        subprocess.run([*command, "--workspace", workspace.location], check=True)
     return read_plan(workspace)
 
 
