@@ -5,8 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.losses import TargetTensors, centered, focal_of_items, kl_of_items, to_tensors
-from schemas.targets import TargetTable
+from pipeline.losses import (
+    TargetTensors,
+    centered,
+    focal_of_items,
+    kl_of_items,
+    loss_parts,
+    to_tensors,
+)
+from schemas.targets import DenseTargets, TargetTable
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=60)
 Case = tuple[torch.Tensor, torch.Tensor, TargetTable]  # logits, labels, targets
@@ -139,3 +146,31 @@ def test_extreme_logits_keep_losses_and_gradients_finite(
     slope = torch.autograd.grad((focal + kl).sum(), logits)[0]
     assert slope.isfinite().all()
     assert abs(slope.sum()) < 1e-3 * max(1.0, float(slope.abs().max()))
+
+
+@LAWS
+@given(
+    case=cases(),
+    gamma=GAMMAS,
+    weights=st.tuples(st.floats(0, 3), st.floats(0, 3)),
+    is_dense=st.booleans(),
+)
+def test_the_written_gradient_is_that_of_autograd(
+    case: Case, gamma: float, weights: tuple[float, float], is_dense: bool
+) -> None:
+    """What fit runs, against the losses item by item: values, and the gradient of any mixture."""
+    logits, labels, table = case
+    targets = to_tensors(DenseTargets(table.dense().astype(np.float32)) if is_dense else table, CPU)
+    fast = logits.double().requires_grad_()
+    slow = logits.double().requires_grad_()
+    found = loss_parts(fast, labels, targets, gamma, kl_weight=1.0)
+    expected = [each.mean() for each in losses(slow, labels, targets, gamma)]
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=1e-6)
+    sum(w * each for w, each in zip(weights, found, strict=True)).backward()
+    sum(w * each for w, each in zip(weights, expected, strict=True)).backward()
+    # Targets are float32 and sum to 1 within 1e-7, which the two forms of the KL treat apart.
+    torch.testing.assert_close(fast.grad, slow.grad, rtol=1e-6, atol=1e-6)
+    alone, nothing = loss_parts(logits, labels, targets, gamma, kl_weight=0.0)
+    torch.testing.assert_close(alone.double(), expected[0].detach(), rtol=1e-4, atol=1e-4)
+    assert nothing == 0
