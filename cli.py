@@ -566,6 +566,56 @@ def fit(workspace: "Storage", device: str, **options: Any) -> None:
     fit_run(workspace, frozen, FitConfig(**options), device=device).table().print()
 
 
+def _exclude_true_option(command: Command) -> Command:
+    option = click.option(
+        "--exclude-true", is_flag=True, help="Do not count the true label in neighbors@5."
+    )
+    return option(command)
+
+
+@main.command(epilog=_example("python cli.py evaluate a5-affinity-linear-s0"))
+@click.argument("run")
+@click.option("--ensemble", metavar="RUN", help="Average the probabilities with another run's.")
+@click.option(
+    "--decision",
+    type=click.Choice(["argmax", "crm", "neighbors"]),
+    default="argmax",
+    show_default=True,
+    help="Rank labels by probability, by expected distance in the category tree (crm), or put the "
+    "answer's own neighbors behind it.",
+)
+@click.option("--calibrate", is_flag=True, help="Use the temperature that fits val best.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val"]),
+    default="test",
+    show_default=True,
+    help="Which items.",
+)
+@_exclude_true_option
+@click.option("--allow-partial", is_flag=True, help="Go on although shards are missing.")
+@_device_option
+@_workspace_option()
+def evaluate(
+    workspace: "Storage", run: str, ensemble: str | None, device: str, **options: Any
+) -> None:
+    """Look closely at a finished run: metrics, categories, confusions, what may be accepted.
+
+    RUN is its folder below runs/; `status` lists them.
+    """
+    from cache.reader import read_plan
+
+    frozen = read_plan(workspace)
+    from pipeline.evaluate import evaluate as evaluate_run
+    from schemas.run import EvaluateConfig
+
+    runs = (run,) if ensemble is None else (run, ensemble)
+    found = evaluate_run(workspace, frozen, EvaluateConfig(runs=runs, **options), device=device)
+    for table in found.tables:
+        table.print()
+    click.echo(f"written: {found.folder}")
+
+
 @main.command(epilog=_example("python cli.py compare --seeds 3"))
 @click.option("--approaches", default="1,2,3,4,5", show_default=True, help="Which, with commas.")
 @click.option(
@@ -576,12 +626,19 @@ def fit(workspace: "Storage", device: str, **options: Any) -> None:
     type=click.IntRange(min=1),
     help="Runs of each.",
 )
+@_exclude_true_option
 @_fit_options
 @_workspace_option()
 def compare(
-    workspace: "Storage", approaches: str, num_seeds: int, device: str, **options: Any
+    workspace: "Storage",
+    approaches: str,
+    num_seeds: int,
+    *,
+    exclude_true: bool,
+    device: str,
+    **options: Any,
 ) -> None:
-    """Fit what is missing and print the paper's two tables."""
+    """Fit what is missing and print the paper's tables, with intervals, controls, references."""
     from cache.reader import read_plan
 
     frozen = read_plan(workspace)
@@ -595,9 +652,10 @@ def compare(
         num_seeds=num_seeds,
         config=FitConfig(approach="1", **options),
         device=device,
+        exclude_true=exclude_true,
     )
-    found.table1.print()
-    found.table2.print()
+    for table in found.tables:
+        table.print()
     click.echo("written: " + ", ".join(map(str, found.files)))
 
 

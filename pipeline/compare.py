@@ -1,51 +1,50 @@
-"""All approaches side by side: fits what is missing and writes the paper's two tables.
+"""All approaches side by side: fits what is missing and writes the paper's tables.
 
-Takes the workspace's cache and label graph; writes report/compare.md, .json and .png. Beside the
-approaches stand two references that train nothing: the largest class and the nearest title.
+Takes the workspace's cache and label graph; writes report/compare.md and .json and its pictures.
+Beside the trained approaches stand controls that need no training of their own (decisions on the
+baseline, the ensemble that the paper advises) and references: what a user would pick instead.
 
-N items, T test items, D embedding width.
+T test items.
 """
 
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
-from typing import Any
 
-import numpy as np
-
+from cache.reader import read_label_emb
 from cache.storage import Storage
+from pipeline import compare_tables as tables
+from pipeline import references
+from pipeline.compare_tables import Entry
+from pipeline.decisions import make_decision
 from pipeline.device import pick_device
 from pipeline.fit import RunResult, fit
-from pipeline.metrics import TOP, Metrics
-from pipeline.plots import plot_compare
-from pipeline.runs import without_unused
-from pipeline.search import top_k
-from pipeline.targets.registry import PAPER_APPROACHES, get_approach
+from pipeline.plots import plot_calibration, plot_compare, plot_front, plot_learning
+from pipeline.predictions import Classifier, Predictions
+from pipeline.results import Result, evaluate_classifier, measured
+from pipeline.runs import load_run, read_history, without_unused
+from pipeline.targets.registry import BASELINE, PAPER_APPROACHES, PARTNER, get_approach
 from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
-from schemas.configs import to_dict
+from schemas.configs import plain_json, to_dict
+from schemas.errors import CacheIncompleteError
 from schemas.plan import Plan
 from schemas.run import FitConfig
 
 logger = logging.getLogger(__name__)
-
-BASELINE = PAPER_APPROACHES[0]
-# 1-NN over every train title would take hours on a CPU at 12M items.
-_MAX_TITLES = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What compare found."""
 
-    table1: TextTable
-    """top1 and top5, and their change against approach 1."""
-    table2: TextTable
-    """Share of test items with 0..5 of the top 5 in range, and the mean."""
+    entries: tuple[Entry, ...]
+    """Lines of the tables: approaches, controls, references; the baseline first."""
+    tables: tuple[TextTable, ...]
+    """The paper's two, one of mistakes, one of calibration and acceptance."""
     files: tuple[str, ...]
-    """What was written."""
+    """What was written: Markdown, JSON and pictures."""
 
 
 def compare(
@@ -56,6 +55,7 @@ def compare(
     num_seeds: int = 3,
     config: FitConfig | None = None,
     device: str = "auto",
+    exclude_true: bool = False,
 ) -> Comparison:
     """Fit what is missing and compare.
 
@@ -66,10 +66,11 @@ def compare(
         num_seeds: runs of each approach, with seeds 0, 1, ...
         config: options of all runs; its approach and seed are replaced.
         device: where to train.
+        exclude_true: do not count the true label itself in neighbors@5.
     Raises: as fit.
     """
     base = config or FitConfig(approach=BASELINE)
-    names = [BASELINE, *(name for name in approaches if name != BASELINE)]
+    names = list(dict.fromkeys([BASELINE, *approaches]))
     for name in names:
         get_approach(name)
     data = FitData(workspace, plan, pick_device(device), allow_partial=base.allow_partial)
@@ -86,118 +87,124 @@ def compare(
         ]
         for name in names
     }
-    references = {
-        "largest class": majority_top1(data),
-        "nearest title": nearest_title_top1(data),
+    entries = _Entries(workspace, data, runs, exclude_true=exclude_true)
+    every = [*entries.approaches(), *entries.controls(), *entries.references(plan)]
+    histories = {
+        entries.title(name): [read_history(workspace, run.name) for run in results]
+        for name, results in runs.items()
     }
-    return _write(workspace, runs, references, num_test=len(data.test))
+    return _write(workspace, every, histories, runs, len(data.test))
 
 
-def majority_top1(data: FitData) -> float:
-    """Return top1 of always answering with the largest train class."""
-    labels = data.labels.cpu().numpy()
-    largest = np.bincount(labels[data.train.cpu().numpy()]).argmax()
-    return float((labels[data.test.cpu().numpy()] == largest).mean())
+class _Entries:
+    """Makes the lines of the tables."""
 
+    def __init__(
+        self,
+        workspace: Storage,
+        data: FitData,
+        runs: dict[str, list[RunResult]],
+        *,
+        exclude_true: bool,
+    ) -> None:
+        self._workspace, self._data, self._runs = workspace, data, runs
+        self._exclude_true = exclude_true
+        self._members = {}
+        for name, results in runs.items():
+            loaded = [load_run(workspace, result.name, data) for result in results]
+            self._members[name] = [(net, record.config.modalities) for net, record in loaded]
 
-def nearest_title_top1(data: FitData) -> float:
-    """Return top1 of answering with the label of the train item with the nearest title."""
-    title_ok = data.title_ok.cpu().numpy()
-    labels = data.labels.cpu().numpy()
-    train, test = data.train.cpu().numpy(), data.test.cpu().numpy()
-    train = train[title_ok[train]]
-    if len(train) > _MAX_TITLES:
-        logger.info("nearest title: %d of %d train titles, by chance", _MAX_TITLES, len(train))
-        train = np.random.default_rng(0).choice(train, _MAX_TITLES, replace=False)
-    asked = test[title_ok[test]]
-    title_emb = data.title_emb.cpu().numpy()
-    if not len(train) or not len(asked):
-        return 0.0
-    _, nearest = top_k(title_emb[asked].astype(np.float32), title_emb[train].astype(np.float32), 1)
-    return float((labels[train[nearest[:, 0]]] == labels[asked]).sum() / len(test))
+    def title(self, name: str) -> str:
+        return f"{name}. {get_approach(name).title}"
+
+    def approaches(self) -> list[Entry]:
+        return [self._entry(self.title(name), "approach", [name]) for name in self._runs]
+
+    def controls(self) -> list[Entry]:
+        """Decisions on the baseline, and the paper's advice: approach 4 with that of best top1."""
+        found = [self._entry(f"{BASELINE}, then its neighbors", "control", [BASELINE], "neighbors")]
+        if self._data.taxonomy is not None:
+            found.append(self._entry(f"{BASELINE} by CRM", "control", [BASELINE], "crm"))
+        if PARTNER in self._runs:
+            others = [name for name in self._runs if name != PARTNER]
+            best = max(others, key=self._val_top1)
+            found.append(self._entry(f"{PARTNER} and {best} together", "control", [PARTNER, best]))
+        return found
+
+    def references(self, plan: Plan) -> list[Entry]:
+        found = {"largest class": references.largest_class(self._data)}
+        try:
+            label_emb = read_label_emb(self._workspace, plan)
+        except CacheIncompleteError:
+            logger.info("no zero-shot lines: the labels are not embedded by the plan's encoder")
+        else:
+            for view in references.VIEWS:
+                found[f"nearest label, {view}"] = references.zero_shot(self._data, label_emb, view)
+        for view in references.VIEWS:
+            predictions, k = references.nearest_items(self._data, view)
+            found[f"nearest items, {view} (k = {k})"] = predictions
+        return [
+            Entry(title=title, kind="reference", results=(self._measured(predictions),))
+            for title, predictions in found.items()
+        ]
+
+    def _entry(
+        self, title: str, kind: tables.Kind, names: Sequence[str], decision: str = "argmax"
+    ) -> Entry:
+        data = self._data
+        chosen = make_decision(decision, data.graph, data.taxonomy, data.device)
+        results: list[Result] = [
+            evaluate_classifier(
+                Classifier(members),
+                data,
+                data.test,
+                decision=chosen,
+                exclude_true=self._exclude_true,
+            )
+            for members in zip(*(self._members[name] for name in names), strict=True)
+        ]
+        return Entry(title=title, kind=kind, results=tuple(results))
+
+    def _measured(self, predictions: Predictions) -> Result:
+        data = self._data
+        return measured(predictions, data, data.test, exclude_true=self._exclude_true)
+
+    def _val_top1(self, name: str) -> float:
+        return sum(
+            max(row["val/top1"] for row in read_history(self._workspace, run.name))
+            for run in self._runs[name]
+        )
 
 
 def _write(
     workspace: Storage,
+    entries: list[Entry],
+    histories: dict[str, list[list[dict[str, float]]]],
     runs: dict[str, list[RunResult]],
-    references: dict[str, float],
-    *,
     num_test: int,
 ) -> Comparison:
-    metrics = {name: [run.metrics for run in results] for name, results in runs.items()}
-    num_seeds = len(metrics[BASELINE])
+    num_seeds = len(entries[0].results)
     note = f"{num_test:,} test items; mean" + (" +- std" if num_seeds > 1 else "")
     note += f" of {num_seeds} seed{'s' if num_seeds > 1 else ''}"
-    table1, table2 = _table1(metrics, references, note), _table2(metrics, note)
-    record: dict[str, Any] = {
+    lines = tables.compared(entries)
+    makers = (tables.table1, tables.table2, tables.table3, tables.table4)
+    shown = tuple(make(lines, note) for make in makers)
+    record = {
         "num_test": num_test,
-        "references_top1": references,
-        "approaches": {
-            name: {
-                "title": get_approach(name).title,
-                "runs": {run.name: to_dict(run.metrics) for run in results},
-            }
-            for name, results in runs.items()
-        },
+        "num_seeds": num_seeds,
+        "entries": tables.record(lines),
+        "runs": {run.name: to_dict(run.metrics) for results in runs.values() for run in results},
     }
     files = {
-        "report/compare.md": f"{table1.markdown()}\n{table2.markdown()}".encode(),
-        "report/compare.json": (json.dumps(record, indent=2) + "\n").encode(),
-        "report/compare.png": plot_compare(metrics),
+        "report/compare.md": "\n".join(table.markdown() for table in shown).encode(),
+        "report/compare.json": (json.dumps(plain_json(record), indent=2) + "\n").encode(),
+        "report/compare.png": plot_compare(entries),
+        "report/front.png": plot_front(lines),
+        "report/calibration.png": plot_calibration(entries),
+        "report/learning.png": plot_learning(histories),
     }
     for name, data in files.items():
         workspace.write(name, data)
-    return Comparison(table1=table1, table2=table2, files=tuple(map(workspace.where, files)))
-
-
-def _table1(
-    metrics: dict[str, list[Metrics]], references: dict[str, float], note: str
-) -> TextTable:
-    rows = []
-    for name, results in metrics.items():
-        row = [_title(name)]
-        for metric in ("top1", "top5"):
-            values = [getattr(each, metric) for each in results]
-            baseline = [getattr(each, metric) for each in metrics[BASELINE]]
-            change = fmean(values) - fmean(baseline)
-            row += [_percent(values), "" if name == BASELINE else f"{100 * change:+.2f}"]
-        rows.append(tuple(row))
-    rows += [
-        (f"   {name} (reference)", f"{100 * top1:.2f}", "", "", "")
-        for name, top1 in references.items()
-    ]
-    return TextTable(
-        title="Table 1: top-1 and top-5 accuracy in percent, and change against approach 1",
-        columns=("approach", "top1", "change", "top5", "change"),
-        rows=tuple(rows),
-        note=note,
+    return Comparison(
+        entries=tuple(entries), tables=shown, files=tuple(map(workspace.where, files))
     )
-
-
-def _table2(metrics: dict[str, list[Metrics]], note: str) -> TextTable:
-    rows = []
-    for name, results in metrics.items():
-        shares = np.mean([each.neighbors_at_5_shares for each in results], axis=0)
-        mean = _spread([each.neighbors_at_5 for each in results], 2)
-        top5 = _percent([each.top5 for each in results])
-        rows.append((_title(name), *(f"{100 * share:.2f}" for share in shares), mean, top5))
-    return TextTable(
-        title="Table 2: percent of test items with 0 to 5 of their top 5 in range "
-        "(the true label and its neighbors)",
-        columns=("approach", *(str(count) for count in range(TOP + 1)), "mean", "top5"),
-        rows=tuple(rows),
-        note=note,
-    )
-
-
-def _title(name: str) -> str:
-    return f"{name}. {get_approach(name).title}"
-
-
-def _percent(values: list[float]) -> str:
-    return _spread([100 * value for value in values], 2)
-
-
-def _spread(values: list[float], digits: int) -> str:
-    mean = f"{fmean(values):.{digits}f}"
-    return f"{mean} +- {stdev(values):.{digits}f}" if len(values) > 1 else mean

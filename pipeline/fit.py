@@ -26,9 +26,22 @@ from pipeline.device import pick_device
 from pipeline.fusion import FusionNetwork
 from pipeline.losses import DenseTensors, check_gamma, loss_parts, to_tensors
 from pipeline.metrics import Metrics
-from pipeline.predictions import measure_predictions, network_inputs, predict, predictions_file
+from pipeline.metrics_table import metrics_table
+from pipeline.predictions import (
+    Classifier,
+    measure_predictions,
+    network_inputs,
+    predict,
+    predictions_file,
+)
 from pipeline.progress import Progress, duration
-from pipeline.runs import finished_metrics, make_record, refuse_unused, run_name
+from pipeline.runs import (
+    finished_metrics,
+    make_network,
+    make_record,
+    refuse_unused,
+    run_name,
+)
 from pipeline.targets import harden
 from pipeline.targets.online_smoothing import OnlineTargets
 from pipeline.targets.options import TargetOptions
@@ -63,28 +76,9 @@ class RunResult:
 
     def table(self) -> TextTable:
         """Return the metrics on test."""
-        metrics = self.metrics
-        shares = " / ".join(f"{100 * share:.1f}" for share in metrics.neighbors_at_5_shares)
-        groups = " / ".join(f"{100 * share:.1f}" for share in metrics.group_top1 or ())
-        severity = "unknown: labels have no paths"
-        if metrics.severity is not None:
-            has_mistakes = not math.isnan(metrics.severity)
-            severity = f"{metrics.severity:.2f} levels" if has_mistakes else "no mistakes"
-        rows = (
-            ("top1", f"{100 * metrics.top1:.2f} %"),
-            ("top5", f"{100 * metrics.top5:.2f} %"),
-            ("neighbors@5", f"{metrics.neighbors_at_5:.2f} of 5"),
-            ("items with 0/1/2/3/4/5", f"{shares} %"),
-            ("macro-F1", f"{metrics.macro_f1:.4f}"),
-            ("top1 of head/mid/tail", f"{groups} %"),
-            ("mistake severity", severity),
-            ("ECE", f"{metrics.ece:.4f}"),
-            ("nll", f"{metrics.nll:.4f} nats"),
-        )
-        return TextTable(
-            title=f"{self.name} on {metrics.num_items:,} test items",
-            columns=("metric", "value"),
-            rows=rows,
+        return metrics_table(
+            self.metrics,
+            title=f"{self.name} on {self.metrics.num_items:,} test items",
             note=f"{'reused' if self.is_reused else duration(self.seconds)}: {self.folder}",
         )
 
@@ -143,6 +137,7 @@ def _run(
     for old in workspace.sizes(place):
         workspace.remove(old)  # unfinished, or of other inputs
     workspace.write(f"{place}/config.json", to_json(record).encode())
+    data.load()
     device = data.labels.device
     started = time.perf_counter()
     with (
@@ -152,10 +147,11 @@ def _run(
         torch.manual_seed(record.config.seed)
         network = _Trainer(data, record, approach, targets, folder).train()
     seconds = time.perf_counter() - started
-    predictions = predict(network, data, data.test, record.config.modalities)
+    classifier = Classifier([(network, record.config.modalities)])
+    predictions = predict(classifier, data, data.test)
     metrics = measure_predictions(predictions, data, data.test)
     workspace.write(f"{place}/model.safetensors", save(network.state_dict()))
-    workspace.write(f"{place}/predictions.parquet", predictions_file(predictions, data))
+    workspace.write(f"{place}/predictions.parquet", predictions_file(predictions, data, data.test))
     workspace.write(f"{place}/metrics.json", to_json(metrics).encode())
     return RunResult(
         name=name,
@@ -182,14 +178,7 @@ class _Trainer:
         self.approach, self.start = approach, targets
         self.batch_size = record.batch_size
         device = data.labels.device
-        self.network = FusionNetwork(
-            embed_dim=data.image_emb.shape[1],
-            num_classes=data.num_classes,
-            fusion=config.fusion,
-            hidden_dim=config.hidden_dim,
-            num_hidden=config.num_hidden,
-            dropout=config.dropout,
-        ).to(device)
+        self.network = make_network(config, data).to(device)
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         plain = [p for p in self.network.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -198,6 +187,7 @@ class _Trainer:
                 {"params": plain, "weight_decay": 0.0},
             ],
             lr=config.lr,
+            fused=True,
         )
         self.targets = to_tensors(targets, device)
         self.online: OnlineTargets | None = None
@@ -264,7 +254,8 @@ class _Trainer:
             )
         if self.online is not None:
             self.targets = self.online.next_epoch()
-        predictions = predict(self.network, self.data, self.data.val, self.config.modalities)
+        classifier = Classifier([(self.network, self.config.modalities)])
+        predictions = predict(classifier, self.data, self.data.val)
         val = measure_predictions(predictions, self.data, self.data.val)
         return {
             "epoch": epoch,

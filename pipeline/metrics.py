@@ -59,6 +59,45 @@ class Metrics:
     """Mean -log p of the true class in nats."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """What each item adds to the metrics, or its mean over seeds; 0 where it has no answer."""
+
+    top1: Float64[np.ndarray, " T"]
+    """1 if the label is first."""
+    top5: Float64[np.ndarray, " T"]
+    """1 if it is among the first five."""
+    neighbors_at_5: Float64[np.ndarray, " T"]
+    """0..5."""
+    mistakes: Float64[np.ndarray, " T"]
+    """1 if there is an answer and it is wrong."""
+    mistake_distance: Float64[np.ndarray, " T"] | None
+    """Of the mistake in the tree, in levels; 0 without one. None without paths."""
+
+
+def outcomes(
+    top_labels: Int[np.ndarray, "T P"],
+    labels: Int[np.ndarray, " T"],
+    predicted: Bool[np.ndarray, " T"],
+    graph: NeighborGraph,
+    *,
+    taxonomy: Taxonomy | None = None,
+    exclude_true: bool = False,
+) -> Outcomes:
+    """Return what each item adds; arguments as of `measure`."""
+    hits = (top_labels[:, :TOP] == labels[:, None]) & predicted[:, None]
+    counts = neighbors_at_5(top_labels, labels, graph, exclude_true=exclude_true)
+    mistakes = predicted & ~hits[:, 0]
+    distance = None if taxonomy is None else taxonomy.distance(top_labels[:, 0], labels) * mistakes
+    return Outcomes(
+        top1=hits[:, 0].astype(np.float64),
+        top5=hits.any(axis=1).astype(np.float64),
+        neighbors_at_5=np.where(predicted, counts, 0).astype(np.float64),
+        mistakes=mistakes.astype(np.float64),
+        mistake_distance=None if distance is None else distance.astype(np.float64),
+    )
+
+
 def measure(
     top_labels: Int[np.ndarray, "T P"],
     labels: Int[np.ndarray, " T"],
@@ -84,24 +123,26 @@ def measure(
         train_counts: train items of each class.
         exclude_true: do not count the true label itself in neighbors@5.
     """
-    hits = (top_labels[:, :TOP] == labels[:, None]) & predicted[:, None]
-    counts = neighbors_at_5(top_labels, labels, graph, exclude_true=exclude_true)
-    counts = np.where(predicted, counts, 0)
+    found = outcomes(
+        top_labels, labels, predicted, graph, taxonomy=taxonomy, exclude_true=exclude_true
+    )
+    counts = found.neighbors_at_5.astype(np.int64)
     shares = np.bincount(counts, minlength=TOP + 1) / max(len(labels), 1)
+    is_right = found.top1 > 0
     answered, truth = top_labels[predicted], labels[predicted]
     return Metrics(
         num_items=len(labels),
-        top1=float(hits[:, 0].mean()),
-        top5=float(hits.any(axis=1).mean()),
-        neighbors_at_5=float(counts.mean()),
+        top1=float(found.top1.mean()),
+        top5=float(found.top5.mean()),
+        neighbors_at_5=float(found.neighbors_at_5.mean()),
         neighbors_at_5_shares=tuple(map(float, shares)),
-        severity=None if taxonomy is None else severity(answered[:, 0], truth, taxonomy),
+        severity=severity(found),
         hierarchical_distances=None
         if taxonomy is None
         else tuple(hierarchical_distance(answered, truth, taxonomy, k) for k in HIERARCHICAL_AT),
         macro_f1=macro_f1(np.where(predicted, top_labels[:, 0], _NO_ANSWER), labels),
-        group_top1=None if train_counts is None else group_top1(hits[:, 0], labels, train_counts),
-        ece=expected_calibration_error(confidence[predicted], hits[predicted, 0]),
+        group_top1=None if train_counts is None else group_top1(is_right, labels, train_counts),
+        ece=expected_calibration_error(confidence[predicted], is_right[predicted]),
         nll=_mean(nll[predicted]),
     )
 
@@ -121,15 +162,15 @@ def neighbors_at_5(
     return in_range.sum(axis=1)
 
 
-def severity(
-    answers: Int[np.ndarray, " T"], labels: Int[np.ndarray, " T"], taxonomy: Taxonomy
-) -> float:
-    """Return the mean tree distance of the mistakes; NaN without one.
+def severity(found: Outcomes) -> float | None:
+    """Return the mean tree distance of the mistakes; NaN without one, None without paths.
 
     Source: Bertinetto et al., CVPR 2020, "hierarchical distance of a mistake".
     """
-    is_wrong = answers != labels
-    return _mean(taxonomy.distance(answers[is_wrong], labels[is_wrong]))
+    if found.mistake_distance is None:
+        return None
+    num_mistakes = found.mistakes.sum()
+    return float(found.mistake_distance.sum() / num_mistakes) if num_mistakes else float("nan")
 
 
 def hierarchical_distance(

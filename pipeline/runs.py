@@ -1,5 +1,6 @@
 """The folder of a run: what it is called, what it was made of, whether it is finished."""
 
+import json
 import logging
 import math
 import subprocess
@@ -9,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 
 from cache.storage import Storage
 from pipeline.device import has_bfloat16
+from pipeline.fusion import FusionNetwork
 from pipeline.metrics import Metrics
 from pipeline.targets.registry import get_approach, used_options
 from pipeline.tensors import FitData
 from schemas.configs import digest, from_json, to_dict
-from schemas.errors import ConfigError, TargetError
+from schemas.errors import ConfigError, FitError, TargetError
 from schemas.run import FitConfig, RunRecord
 
 logger = logging.getLogger(__name__)
@@ -115,3 +119,64 @@ def finished_metrics(workspace: Storage, name: str, record: RunRecord) -> Metric
         logger.info("run %s is made again: its config or inputs changed", name)
         return None
     return metrics
+
+
+def make_network(config: FitConfig, data: FitData) -> FusionNetwork:
+    """Return a run's network with fresh weights."""
+    return FusionNetwork(
+        embed_dim=data.embed_dim,
+        num_classes=data.num_classes,
+        fusion=config.fusion,
+        hidden_dim=config.hidden_dim,
+        num_hidden=config.num_hidden,
+        dropout=config.dropout,
+    )
+
+
+def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwork, RunRecord]:
+    """Return a finished run's network, on the data's device, and its record.
+
+    Raises: FitError if there is no such run, it is not finished, or it was trained on other
+        items, embeddings or another label graph than `data`.
+    """
+    where = workspace.where(f"runs/{name}")
+    finished = finished_runs(workspace)
+    if name not in finished:
+        known = ", ".join(finished) or "none yet"
+        raise FitError(
+            f"no finished run is called {name!r}",
+            where=where,
+            fix=f"use one of: {known}; `python cli.py fit` makes another",
+        )
+    text = workspace.read(f"runs/{name}/config.json").decode()
+    record = from_json(RunRecord, text, where=where, fix=f"delete {where}")
+    if record.inputs != data.inputs:
+        old, new = asdict(record.inputs), asdict(data.inputs)
+        changed = ", ".join(key.removesuffix("_sha256") for key in old if old[key] != new[key])
+        raise FitError(
+            f"run {name} was trained on other inputs: {changed} changed since",
+            where=where,
+            fix="run its `python cli.py fit` again",
+        )
+    network = make_network(record.config, data)
+    try:
+        network.load_state_dict(load(workspace.read(f"runs/{name}/model.safetensors")))
+    except (SafetensorError, RuntimeError, FileNotFoundError) as error:
+        raise FitError(
+            f"the weights cannot be read: {' '.join(str(error).split())[:200]}",
+            where=f"{where}/model.safetensors",
+            fix=f"delete {where} and fit again",
+        ) from error
+    return network.to(data.device).eval(), record
+
+
+def finished_runs(workspace: Storage) -> tuple[str, ...]:
+    """Return the names of the runs that are finished, in order."""
+    files = workspace.sizes("runs")
+    return tuple(sorted(name.split("/")[1] for name in files if name.endswith("/metrics.json")))
+
+
+def read_history(workspace: Storage, name: str) -> list[dict[str, float]]:
+    """Return what a run said of each of its epochs."""
+    text = workspace.read(f"runs/{name}/history.jsonl").decode()
+    return [json.loads(line) for line in text.splitlines()]

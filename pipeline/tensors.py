@@ -28,7 +28,7 @@ from schemas.tables import SPLITS
 
 
 class FitData:
-    """A catalog ready to train on; the embeddings are read when they are first asked for.
+    """A catalog ready to train on; the embeddings are read by `load`, or some rows at a time.
 
     Whether a run is finished, or its options wrong, shows before gigabytes are read.
     """
@@ -47,6 +47,7 @@ class FitData:
             val or test items.
         """
         self.device = device
+        self.embed_dim = plan.encoder.embed_dim
         self.graph: NeighborGraph = read_graph(workspace, plan)
         self._cache = Cache(workspace, plan, allow_partial=allow_partial)
         items = read_all_items(workspace, plan)
@@ -105,6 +106,28 @@ class FitData:
     def title_emb(self) -> Float16[Tensor, "N D"]:
         """Title embeddings, NaN where there is none."""
         return torch.from_numpy(self._cache.read("title")).to(self.device)
+
+    def load(self) -> None:
+        """Read both modalities whole, every checksum compared."""
+        _ = self.image_emb, self.title_emb
+
+    def embeddings(self, name: str, rows: Int64[Tensor, " B"]) -> Float16[Tensor, "B D"]:
+        """Return some rows of a modality: of the whole where it was read, else read singly.
+
+        Single rows pass no checksum (`verify` does that); a row without an embedding is NaN.
+
+        Args:
+            name: `image` or `title`.
+            rows: which.
+        """
+        if f"{name}_emb" in self.__dict__:
+            whole: Tensor = getattr(self, f"{name}_emb")
+            return whole[rows]
+        wanted = rows.cpu().numpy()
+        is_ok = (self.image_ok if name == "image" else self.title_ok)[rows].cpu().numpy()
+        found = np.full((len(rows), self.embed_dim), np.nan, np.float16)
+        found[is_ok] = self._cache.read_random(name, wanted[is_ok])
+        return torch.from_numpy(found).to(self.device)
 
     def _tensor(self, array: Shaped[np.ndarray, " N"]) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self.device)

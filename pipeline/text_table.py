@@ -25,7 +25,9 @@ class TextTable:
         # As Text: a label called "Shirts [men]" is no markup, and ":smile:" no picture.
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for number, column in enumerate(self.columns):
-            table.add_column(Text(column), justify=self.align if number else "left")
+            table.add_column(
+                Text(column), justify=self.align if number else "left", no_wrap=number == 0
+            )
         for row in self.rows:
             table.add_row(*map(Text, row))
         console = Console(highlight=False)

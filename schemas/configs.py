@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from typing import Any, TypeVar
 
 import cattrs
@@ -86,6 +87,15 @@ def _nearest_names(error: ClassValidationError, names: list[str]) -> list[str]:
                 near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
                 hints.append(f"{key!r} is unknown, nearest valid name is {near[0]!r}")
     return hints
+
+
+def plain_json(value: Any) -> Any:
+    """Return dicts, lists and scalars with NaN and infinity as null, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: plain_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest(value: object) -> str:

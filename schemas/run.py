@@ -108,3 +108,43 @@ class RunRecord:
     """Of the code; empty outside a checkout."""
     packages: dict[str, str] = field(default_factory=dict)
     """Versions of what computed it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How finished runs are looked at."""
+
+    runs: tuple[str, ...]
+    """One, or two whose probabilities are averaged."""
+    decision: str = "argmax"
+    """How probabilities become a ranking: `argmax`, `crm` or `neighbors`."""
+    calibrate: bool = False
+    """Divide log-probabilities by the temperature that fits val best."""
+    split: str = "test"
+    """`test` or `val`; thresholds and temperature come from val in any case."""
+    exclude_true: bool = False
+    """Do not count the true label itself in neighbors@5."""
+    allow_partial: bool = False
+    """Go on although some shards are not embedded."""
+
+    def __post_init__(self) -> None:
+        """Check the runs and the split; the decision is checked where it is made."""
+        if len(set(self.runs)) != len(self.runs):
+            raise ConfigError(
+                f"the mean of {self.runs[0]} with itself is {self.runs[0]}",
+                where="--ensemble",
+                fix="name another run, as one of approach 4",
+            )
+        if self.split not in ("test", "val"):
+            raise ConfigError(
+                f"unknown split {self.split!r}", where="--split", fix="use test or val"
+            )
+
+    def name(self) -> str:
+        """Return what the evaluation is called: runs, and what is not as usual."""
+        words = [*self.runs]
+        words += [self.decision] * (self.decision != "argmax")
+        words += ["calibrated"] * self.calibrate
+        words += [self.split] * (self.split != "test")
+        words += ["exclude-true"] * self.exclude_true
+        return "+".join(words)

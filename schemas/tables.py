@@ -56,3 +56,46 @@ PREDICTIONS = pa.schema(
         pa.field("top_probabilities", pa.list_(pa.float32()), nullable=False),
     ]
 )
+
+CATEGORIES = pa.schema(
+    [
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("label_id", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("path", pa.string()),
+        pa.field("num_train", pa.int64(), nullable=False),
+        pa.field("num_items", pa.int64(), nullable=False),  # of this label
+        pa.field("num_answers", pa.int64(), nullable=False),  # items answered with this label
+        pa.field("num_right", pa.int64(), nullable=False),
+        pa.field("recall", pa.float64()),  # top1 of its items; null without items
+        pa.field("precision", pa.float64()),  # null without answers
+        pa.field("f1", pa.float64()),
+        pa.field("top5", pa.float64()),
+        pa.field("neighbors_at_5", pa.float64()),
+        pa.field("severity", pa.float64()),  # null without mistakes or paths
+        pa.field("most_confused_with", pa.int32()),  # label; null without mistakes
+        # Per target precision, of the answers: those accepted, and right ones among them.
+        *(
+            pa.field(f"{what}_{target}", kind, nullable=False)
+            for target in (95, 97, 99)
+            for what, kind in (
+                ("threshold", pa.float64()),
+                ("accepted", pa.int64()),
+                ("accepted_right", pa.int64()),
+            )
+        ),
+    ]
+)
+
+CONFUSIONS = pa.schema(
+    [
+        pa.field("label", pa.int32(), nullable=False),  # the truth
+        pa.field("answer", pa.int32(), nullable=False),
+        pa.field("num_items", pa.int64(), nullable=False),
+        pa.field("share", pa.float64(), nullable=False),  # of the label's items
+        pa.field("is_neighbor", pa.bool_(), nullable=False),  # the answer is near the truth
+        pa.field("distance", pa.int64()),  # in the category tree; null without paths
+        pa.field("label_name", pa.string(), nullable=False),
+        pa.field("answer_name", pa.string(), nullable=False),
+    ]
+)

@@ -56,9 +56,9 @@ def run_demo(workspace: LocalStorage, *, num_items: int = 20_000, device: str = 
     write_neighbors(workspace, plan)
     neighbors_table(workspace, plan, SHOWN_LABEL).print()
     found = compare(workspace, plan, num_seeds=1, device=device)
-    found.table1.print()
-    found.table2.print()
-    markdown, _, picture = found.files
+    for table in found.tables:
+        table.print()
+    markdown, _, picture, *_ = found.files
     option = (
         "" if workspace.root == Path("workspace").resolve() else f" --workspace {workspace.root}"
     )

@@ -76,6 +76,9 @@ APPROACHES = {
 }
 
 PAPER_APPROACHES = ("1", "2", "3", "4", "5")
+BASELINE = "1"
+# What the paper advises to use together with the run of best top1.
+PARTNER = "4"
 
 
 _WEIGHTING_USES = {"controlled": ("alpha",), "softmax": ("temperature",)}

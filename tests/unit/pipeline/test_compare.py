@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cache.storage import LocalStorage
-from pipeline.compare import compare, majority_top1, nearest_title_top1
+from pipeline.compare import compare
+from pipeline.compare_tables import Entry, compared, pareto_front
 from pipeline.fit import fit
+from pipeline.metrics import Outcomes, measure
 from pipeline.neighbors import write_neighbors
+from pipeline.results import Result
+from pipeline.runs import read_history
 from pipeline.status import read_status
-from pipeline.tensors import FitData
 from schemas.errors import TargetError
+from schemas.graph import NeighborGraph
 from schemas.plan import Plan
 from schemas.run import FitConfig
 from tests.fakes import fake_workspace
@@ -42,28 +45,125 @@ def test_both_tables_say_what_the_runs_measured(workspace: LocalStorage, plan: P
     }
     assert all(run.is_reused for results in runs.values() for run in results)
     mean = {name: np.mean([run.metrics.top1 for run in runs[name]]) for name in runs}
-    row = found.table1.rows[1]
+    table1, table2 = found.tables[:2]
+    row = table1.rows[1]
     assert row[0].startswith("4. ")
     assert row[1].startswith(f"{100 * mean['4']:.2f} +- ")
-    assert row[2] == f"{100 * (mean['4'] - mean['1']):+.2f}"
+    assert row[2].startswith(f"{100 * (mean['4'] - mean['1']):+.2f} [")
     shares = np.mean([run.metrics.neighbors_at_5_shares for run in runs["4"]], axis=0)
-    assert found.table2.rows[1][1:7] == tuple(f"{100 * share:.2f}" for share in shares)
-    markdown, record, picture = map(Path, found.files)
-    assert found.table1.markdown() in markdown.read_text()
-    saved = json.loads(record.read_text())
-    assert len(saved["approaches"]["4"]["runs"]) == 2
-    assert saved["num_test"] == 60
-    with Image.open(picture) as image:
-        assert image.size[0] > 500
+    assert table2.rows[1][1:7] == tuple(f"{100 * share:.2f}" for share in shares)
+    files = {Path(name).name: Path(name) for name in found.files}
+    assert all(table.markdown() in files["compare.md"].read_text() for table in found.tables)
+    saved = json.loads(files["compare.json"].read_text())
+    assert (saved["num_test"], saved["num_seeds"]) == (60, 2)
+    assert set(saved["runs"]) == {run.name for results in runs.values() for run in results}
+    pictures = [name for name in files if name.endswith(".png")]
+    assert sorted(pictures) == ["calibration.png", "compare.png", "front.png", "learning.png"]
+    for name in pictures:
+        with Image.open(files[name]) as image:
+            assert image.size[0] > 400
     assert read_status(workspace, plan).runs == tuple(
         sorted(run.name for results in runs.values() for run in results)
     )
 
 
+def test_every_kind_of_line_stands_in_the_tables(workspace: LocalStorage, plan: Plan) -> None:
+    """Approaches, then decisions on the baseline and the paper's advice, then references."""
+    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=1, config=QUICK, device="cpu")
+    assert [(entry.title, entry.kind) for entry in found.entries[:6]] == [
+        ("1. one-hot (baseline)", "approach"),
+        ("4. similarity smoothing", "approach"),
+        ("1, then its neighbors", "control"),
+        ("1 by CRM", "control"),
+        ("4 and 1 together", "control"),
+        ("largest class", "reference"),
+    ]
+    views = [entry.title.split(" (k")[0] for entry in found.entries[6:]]
+    assert views == [
+        f"nearest {what}, {view}"
+        for what in ("label", "items")
+        for view in ("image", "title", "both")
+    ]
+
+
+def test_the_advice_takes_the_partner_with_the_best_val_top1(
+    workspace: LocalStorage, plan: Plan
+) -> None:
+    """Chosen on val: a choice on test would flatter it."""
+    names = ["1", "3", "4"]
+    found = compare(workspace, plan, approaches=names, num_seeds=1, config=QUICK, device="cpu")
+    best = {}
+    for name in ("1", "3"):
+        run = fit(workspace, plan, replace(QUICK, approach=name), device="cpu").name
+        best[name] = max(row["val/top1"] for row in read_history(workspace, run))
+    expected = max(best, key=best.__getitem__)
+    assert f"4 and {expected} together" in [entry.title for entry in found.entries]
+
+
+def test_the_true_label_may_be_left_out_of_every_line(workspace: LocalStorage, plan: Plan) -> None:
+    """Table 2 changes, Table 1 does not."""
+    options = {"approaches": ["4"], "num_seeds": 1, "config": QUICK, "device": "cpu"}
+    plain, other = (
+        compare(workspace, plan, **options, exclude_true=exclude) for exclude in (False, True)
+    )
+    assert plain.tables[0] == other.tables[0]
+    for one, another in zip(plain.entries, other.entries, strict=True):
+        difference = one.mean("neighbors_at_5") - another.mean("neighbors_at_5")
+        assert difference == pytest.approx(one.mean("top5"))
+
+
+def entry(title: str, right: list[list[float]], kind: str = "approach") -> Entry:
+    """Return an entry whose seeds have these items right; all else alike."""
+    results = []
+    for seed in right:
+        top1 = np.array(seed)
+        every = np.ones(len(seed))
+        found = Outcomes(
+            top1=top1,
+            top5=every,
+            neighbors_at_5=2 * every,
+            mistakes=1 - top1,
+            mistake_distance=None,
+        )
+        metrics = measure(
+            np.where(top1[:, None] > 0, [[0, 1]], [[1, 0]]),
+            np.zeros(len(seed), np.int64),
+            np.ones(len(seed), bool),
+            NeighborGraph(np.array([[1], [0]]), np.ones((2, 1))),
+            confidence=every,
+            nll=every,
+        )
+        results.append(Result(predictions=None, answers=None, metrics=metrics, outcomes=found))
+    return Entry(title=title, kind=kind, results=tuple(results))
+
+
+def test_p_values_are_adjusted_over_the_trained_approaches_only() -> None:
+    """A control or a reference is no hypothesis; with it every other p would grow."""
+    old = entry("1", [[0.0] * 10])
+    new = entry("2", [[1.0] * 8 + [0.0] * 2])
+    same = entry("3", [[0.0] * 10])
+    control = entry("control", [[1.0] * 10], kind="control")
+    lines = compared([old, new, same, control])
+    assert [line.p_top1 for line in lines] == [None, pytest.approx(2 * 2 / 2**8), 1.0, None]
+    assert lines[1].changes["top1"].value == pytest.approx(0.8)
+    assert lines[1].changes["severity"] is None
+    assert all(change is None for change in lines[0].changes.values())
+
+
+def test_the_front_holds_whoever_nobody_beats() -> None:
+    """As good in all and better in one beats; equal ones do not beat each other."""
+    entries = [
+        entry("low", [[0.0, 0.0]]),
+        entry("high", [[1.0, 1.0]]),
+        entry("high too", [[1.0, 1.0]]),
+    ]
+    assert pareto_front(entries) == [False, True, True]
+
+
 def test_the_baseline_is_always_among_them(workspace: LocalStorage, plan: Plan) -> None:
     """A change needs something to change from."""
     found = compare(workspace, plan, approaches=["3"], num_seeds=1, config=QUICK, device="cpu")
-    assert [row[0][:2] for row in found.table1.rows[:2]] == ["1.", "3."]
+    assert [row[0][:2] for row in found.tables[0].rows[:2]] == ["1.", "3."]
 
 
 def test_an_unknown_approach_is_refused_before_any_training(
@@ -73,16 +173,3 @@ def test_an_unknown_approach_is_refused_before_any_training(
     with pytest.raises(TargetError, match="'7'"):
         compare(workspace, plan, approaches=["1", "7"], num_seeds=1, config=QUICK, device="cpu")
     assert not (workspace.root / "runs").exists()
-
-
-def test_references_equal_the_obvious_loops(workspace: LocalStorage, plan: Plan) -> None:
-    """Largest class and nearest title, item by item."""
-    data = FitData(workspace, plan, torch.device("cpu"))
-    labels, title_emb = data.labels.numpy(), data.title_emb.numpy().astype(np.float64)
-    train, test = data.train.numpy(), data.test.numpy()
-    counts = [sum(labels[row] == label for row in train) for label in range(6)]
-    expected = np.mean([labels[row] == int(np.argmax(counts)) for row in test])
-    assert majority_top1(data) == pytest.approx(expected)
-    nearest = [train[np.argmax(title_emb[train] @ title_emb[row])] for row in test]
-    hits = [labels[one] == labels[other] for one, other in zip(test, nearest, strict=True)]
-    assert nearest_title_top1(data) == pytest.approx(np.mean(hits))

@@ -1,0 +1,112 @@
+"""Whether a difference between two approaches is more than chance.
+
+An item's outcome is its mean over the seeds. Intervals resample test items in pairs, so they say
+what other test items would have given, not what other seeds would have.
+
+T test items.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import binomtest, bootstrap
+
+NUM_RESAMPLES = 2000
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A metric as the sum of what the items give over the sum of what they count."""
+
+    numerator: Float[np.ndarray, " T"]
+    denominator: Float[np.ndarray, " T"]
+
+    def value(self) -> float:
+        """Return the metric; NaN where nothing counts."""
+        total = self.denominator.sum()
+        return float(self.numerator.sum() / total) if total else float("nan")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Give `+0.52 [+0.10, +0.95]`."""
+        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+    def times(self, factor: float) -> "Change":
+        """Return in another unit."""
+        return Change(factor * self.value, factor * self.low, factor * self.high)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the p-value of the exact McNemar test.
+
+    Args:
+        only_first: items that only the first has right.
+        only_second: items that only the second has right.
+    Source: the two-sided binomial test of the discordant pairs; Dietterich 1998, section 3.1.
+    """
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
+def mcnemar_over_seeds(first: Float[np.ndarray, " T"], second: Float[np.ndarray, " T"]) -> float:
+    """Return the p-value for shares of seeds that have each item right.
+
+    An item speaks for the one that has it right in more seeds (a sign test): with a single seed
+    this is McNemar's test, and items stay independent with several.
+    """
+    return mcnemar(int((first > second).sum()), int((second > first).sum()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for their number, in the same order.
+
+    Source: Holm 1979: the i-th smallest of m times (m - i + 1), never falling, at most 1.
+    """
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.array(p_values)[order] * factors), 1.0)
+    return adjusted.tolist()
+
+
+def change(new: Ratio, old: Ratio) -> Change:
+    """Return new - old with its paired bootstrap interval (percentiles of 2,000 resamples).
+
+    The same items are drawn for both, and for every pair of the same number of items.
+    """
+    data = (new.numerator, new.denominator, old.numerator, old.denominator)
+    value = new.value() - old.value()
+    if not np.isfinite(value) or len(new.numerator) < 2:
+        return Change(value, float("nan"), float("nan"))
+    found = bootstrap(
+        data,
+        _difference,
+        n_resamples=NUM_RESAMPLES,
+        batch=_BATCH,
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    low, high = found.confidence_interval
+    return Change(value, float(low), float(high))
+
+
+def _difference(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, axis: int = -1
+) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a single mistake
+        first = a.sum(axis=axis) / b.sum(axis=axis)
+        second = c.sum(axis=axis) / d.sum(axis=axis)
+    return np.nan_to_num(first) - np.nan_to_num(second)
