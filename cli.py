@@ -131,7 +131,7 @@ def _fit_options(command: Command) -> Command:
         click.option(
             "--schedule",
             type=click.Choice(["linear", "geometric", "odds"]),
-            default="linear",
+            default="odds",
             show_default=True,
             help="Approach 5: how targets harden.",
         ),
@@ -573,9 +573,14 @@ def _exclude_true_option(command: Command) -> Command:
     return option(command)
 
 
-@main.command(epilog=_example("python cli.py evaluate a5-affinity-linear-s0"))
+@main.command(epilog=_example("python cli.py evaluate a5 --ensemble a4"))
 @click.argument("run")
-@click.option("--ensemble", metavar="RUN", help="Average the probabilities with another run's.")
+@click.option(
+    "--ensemble",
+    metavar="RUN",
+    multiple=True,
+    help="Average the probabilities with another run's; may be given several times.",
+)
 @click.option(
     "--decision",
     type=click.Choice(["argmax", "crm", "neighbors"]),
@@ -597,11 +602,11 @@ def _exclude_true_option(command: Command) -> Command:
 @_device_option
 @_workspace_option()
 def evaluate(
-    workspace: "Storage", run: str, ensemble: str | None, device: str, **options: Any
+    workspace: "Storage", run: str, ensemble: tuple[str, ...], device: str, **options: Any
 ) -> None:
     """Look closely at a finished run: metrics, categories, confusions, what may be accepted.
 
-    RUN is its folder below runs/; `status` lists them.
+    RUN is its name as `status` lists it, or enough of its beginning.
     """
     from cache.reader import read_plan
 
@@ -609,8 +614,8 @@ def evaluate(
     from pipeline.evaluate import evaluate as evaluate_run
     from schemas.run import EvaluateConfig
 
-    runs = (run,) if ensemble is None else (run, ensemble)
-    found = evaluate_run(workspace, frozen, EvaluateConfig(runs=runs, **options), device=device)
+    config = EvaluateConfig(runs=(run, *ensemble), **options)
+    found = evaluate_run(workspace, frozen, config, device=device)
     for table in found.tables:
         table.print()
     click.echo(f"written: {found.folder}")

@@ -6,7 +6,7 @@ probabilities may be averaged with another run's, fitted to val, or ranked by an
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
@@ -26,7 +26,7 @@ from pipeline.metrics_table import metrics_table
 from pipeline.plots import plot_reliability
 from pipeline.predictions import Classifier, predictions_file
 from pipeline.results import Result, evaluate_classifier, fitted_temperature
-from pipeline.runs import load_run
+from pipeline.runs import find_run, load_run
 from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
 from schemas.configs import plain_json, to_dict
@@ -59,9 +59,10 @@ def evaluate(
         plan: the workspace's plan.
         config: which runs, and how.
         device: where to compute.
-    Raises: FitError if a run is not finished or of other inputs; TargetError for an unknown
-        decision, or `crm` without paths.
+    Raises: FitError if a run is not finished, of other inputs, or not the only one that begins so;
+        TargetError for an unknown decision, or `crm` without paths.
     """
+    config = replace(config, runs=tuple(find_run(workspace, run) for run in config.runs))
     data = FitData(workspace, plan, pick_device(device), allow_partial=config.allow_partial)
     decision = make_decision(config.decision, data.graph, data.taxonomy, data.device)
     loaded = [load_run(workspace, name, data) for name in config.runs]

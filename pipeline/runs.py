@@ -32,7 +32,7 @@ _PACKAGES = ("torch", "numpy", "pyarrow", "zarr")
 def run_name(config: FitConfig) -> str:
     """Return what the run is called: approach, its own options, seed; a hash for the rest.
 
-    `a5-affinity-linear-s0`; with `--lr 3e-4` as well `a5-affinity-linear-s0-1f3c9a`.
+    `a5-affinity-odds-s0`; with `--lr 3e-4` as well `a5-affinity-odds-s0-1f3c9a`.
     """
     approach = get_approach(config.approach)
     prefix = "a" if config.approach[0].isdigit() else ""
@@ -133,21 +133,32 @@ def make_network(config: FitConfig, data: FitData) -> FusionNetwork:
     )
 
 
+def find_run(workspace: Storage, text: str) -> str:
+    """Return the finished run of this name, or the only one whose name begins so.
+
+    Raises: FitError that lists the finished runs.
+    """
+    finished = finished_runs(workspace)
+    found = [name for name in finished if name == text] or [
+        name for name in finished if text and name.startswith(text)
+    ]
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} finished runs begin with" if found else "no finished run is called"
+    raise FitError(
+        f"{what} {text!r}",
+        where=workspace.where("runs"),
+        fix=f"use one of: {', '.join(found or finished) or 'none yet, fit makes them'}",
+    )
+
+
 def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwork, RunRecord]:
     """Return a finished run's network, on the data's device, and its record.
 
-    Raises: FitError if there is no such run, it is not finished, or it was trained on other
-        items, embeddings or another label graph than `data`.
+    Raises: FitError if it was trained on other items, embeddings or another label graph than
+        `data`, or its weights cannot be read.
     """
     where = workspace.where(f"runs/{name}")
-    finished = finished_runs(workspace)
-    if name not in finished:
-        known = ", ".join(finished) or "none yet"
-        raise FitError(
-            f"no finished run is called {name!r}",
-            where=where,
-            fix=f"use one of: {known}; `python cli.py fit` makes another",
-        )
     text = workspace.read(f"runs/{name}/config.json").decode()
     record = from_json(RunRecord, text, where=where, fix=f"delete {where}")
     if record.inputs != data.inputs:

@@ -21,7 +21,7 @@ class FitConfig:
     """Of the softmax weighting; None: solved."""
     beta: float = 10.0
     """Approach `taxonomy`: how fast weights fall with the distance."""
-    schedule: str = "linear"
+    schedule: str = "odds"
     """Approach 5: `linear`, `geometric` or `odds`."""
     gamma: float = 2.0
     """Focusing parameter of the focal loss."""
@@ -115,7 +115,7 @@ class EvaluateConfig:
     """How finished runs are looked at."""
 
     runs: tuple[str, ...]
-    """One, or two whose probabilities are averaged."""
+    """One, or several whose probabilities are averaged; beginnings of names will do."""
     decision: str = "argmax"
     """How probabilities become a ranking: `argmax`, `crm` or `neighbors`."""
     calibrate: bool = False

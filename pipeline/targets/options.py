@@ -23,7 +23,7 @@ class TargetOptions:
     """Mean weight of the true class that `temperature` None is solved for, in (0, 1)."""
     beta: float = 10.0
     """Of the taxonomy representation: how fast weights fall with the distance, above 0."""
-    schedule: str = "linear"
+    schedule: str = "odds"
     """How targets harden: `linear`, `geometric` or `odds`."""
 
     def __post_init__(self) -> None:

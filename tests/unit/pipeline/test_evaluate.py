@@ -79,6 +79,14 @@ def log_p(workspace: LocalStorage, plan: Plan, name: str, split: str = "test") -
     return found
 
 
+def test_three_may_be_averaged_too(workspace: LocalStorage, plan: Plan) -> None:
+    """Seeds of one approach, or approaches of one seed."""
+    runs = [trained(workspace, plan, approach) for approach in ("1", "3", "4")]
+    mean = np.mean([np.exp(log_p(workspace, plan, run)) for run in runs], axis=0)
+    found = look(workspace, plan, *runs).result.predictions
+    np.testing.assert_allclose(found.top_probabilities, -np.sort(-mean, axis=1), atol=1e-6)
+
+
 def test_an_ensemble_is_the_mean_of_the_probabilities(workspace: LocalStorage, plan: Plan) -> None:
     """The paper's advice: approach 4 together with the run of best top1."""
     one, other = trained(workspace, plan, "1"), trained(workspace, plan, "4")
@@ -185,6 +193,23 @@ def test_an_unknown_run_lists_those_that_are_finished(workspace: LocalStorage, p
     assert name in error.value.fix
     with pytest.raises(FitError, match="'a8'"):
         look(workspace, plan, name, "a8")
+
+
+def test_the_beginning_of_a_name_is_enough_where_one_run_has_it(
+    workspace: LocalStorage, plan: Plan
+) -> None:
+    """Names end in a hash; nobody types it. A whole name is never ambiguous."""
+    one = trained(workspace, plan, "4", seed=0)
+    assert look(workspace, plan, "a4").folder.endswith(one)
+    other = trained(workspace, plan, "4", seed=1)
+    with pytest.raises(FitError, match="2 finished runs begin with 'a4'") as error:
+        look(workspace, plan, "a4")
+    assert one in error.value.fix
+    assert other in error.value.fix
+    with pytest.raises(ConfigError, match="itself"):
+        look(workspace, plan, one, one[:-1])
+    with pytest.raises(FitError, match="''"):
+        look(workspace, plan, "")
 
 
 def test_a_run_of_another_graph_is_refused(workspace: LocalStorage, plan: Plan) -> None:

@@ -152,7 +152,7 @@ def test_a_damaged_record_is_made_again(workspace: LocalStorage, plan: Plan) -> 
 
 def test_runs_are_named_for_what_they_are() -> None:
     """Two configs that differ never share a folder."""
-    assert run_name(FitConfig(approach="5")) == "a5-affinity-linear-s0"
+    assert run_name(FitConfig(approach="5")) == "a5-affinity-odds-s0"
     assert run_name(FitConfig(approach="1", seed=3)) == "a1-onehot-s3"
     assert run_name(FitConfig(approach="4", weighting="softmax")) == "a4-softmax-s0"
     assert run_name(FitConfig(approach="1", modalities="image")) == "a1-onehot-image-s0"
