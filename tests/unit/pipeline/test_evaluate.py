@@ -15,11 +15,12 @@ from pipeline.evaluate import evaluate
 from pipeline.fit import fit
 from pipeline.neighbors import write_neighbors
 from pipeline.tensors import FitData
-from schemas.errors import ConfigError, FitError, TargetError
+from schemas.configs import to_dict
+from schemas.errors import CacheIncompleteError, ConfigError, FitError, TargetError
 from schemas.plan import Plan
 from schemas.run import EvaluateConfig, FitConfig
 from schemas.tables import CATEGORIES, CONFUSIONS
-from tests.fakes import fake_workspace
+from tests.fakes import commit_path, fake_workspace
 
 QUICK = {"epochs": 2, "batch_size": 32, "hidden_dim": 16, "lr": 0.01}
 
@@ -55,6 +56,22 @@ def test_the_head_says_again_what_fit_measured(workspace: LocalStorage, plan: Pl
     assert kept.equals(again)
     with Image.open(folder / "calibration.png") as image:
         assert image.size[0] > 300
+
+
+def test_items_of_a_missing_shard_are_errors_here_as_in_fit(
+    workspace: LocalStorage, plan: Plan
+) -> None:
+    """Their rows are never read, and they count."""
+    commit_path(workspace, 1).unlink()
+    name = trained(workspace, plan, allow_partial=True)
+    with pytest.raises(CacheIncompleteError):
+        look(workspace, plan, name)
+    found = look(workspace, plan, name, allow_partial=True)
+    old = json.loads((workspace.root / "runs" / name / "metrics.json").read_text())
+    assert to_dict(found.result.metrics) == old
+    num_missing = (~found.result.predictions.predicted).sum()
+    assert 0 < num_missing < 60
+    assert found.result.metrics.top1 <= 1 - num_missing / 60
 
 
 def test_val_is_another_split(workspace: LocalStorage, plan: Plan) -> None:
