@@ -15,7 +15,7 @@ from pipeline.results import Result, mean_outcomes
 from pipeline.significance import Change, Ratio, change, holm, mcnemar_over_seeds
 from pipeline.text_table import TextTable
 
-Kind = Literal["approach", "control", "reference"]
+Kind = Literal["approach", "control", "ensemble", "reference"]
 COMPARED = ("top1", "top5", "neighbors_at_5", "severity")
 
 
@@ -25,9 +25,9 @@ class Entry:
 
     title: str
     kind: Kind
-    """A trained approach, something made of trained ones afterwards, or neither."""
+    """A trained approach, another decision on one, several together, or nothing trained."""
     results: tuple[Result, ...]
-    """One a seed; a reference has one."""
+    """One a seed, or one of all seeds together; a reference has one."""
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -71,7 +71,7 @@ class Line:
     """Of McNemar's test against the first, Holm-adjusted over the trained approaches; None of
     others."""
     is_front: bool
-    """No other approach or control is at least as good in all four."""
+    """Nothing trained is at least as good in all four and better in one."""
 
 
 def compared(entries: Sequence[Entry]) -> list[Line]:
@@ -193,8 +193,8 @@ def table3(lines: Sequence[Line], note: str) -> TextTable:
             *("severity", "change", "dist@1", "@5", "@20", "F1", "head", "mid", "tail", "front"),
         ),
         rows=tuple(rows),
-        note=f"{note}; severity: of mistakes; dist: of all items and the first k labels; front: no "
-        "other approach or control is as good in top1, top5, neighbors@5 and severity",
+        note=f"{note}; severity: of mistakes; dist: of all items and the first k labels; front: "
+        "nothing trained is as good in top1, top5, neighbors@5 and severity",
     )
 
 

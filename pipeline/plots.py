@@ -12,7 +12,7 @@ from pipeline.compare_tables import Entry, Line
 from pipeline.metrics import NUM_BINS, TOP, calibration_table
 from pipeline.results import Result
 
-_MARKERS = {"approach": "o", "control": "s", "reference": "x"}
+_MARKERS = {"approach": "o", "ensemble": "D", "control": "s", "reference": "x"}
 
 
 def plot_compare(entries: Sequence[Entry]) -> bytes:

@@ -11,6 +11,7 @@ from PIL import Image
 from cache.storage import LocalStorage
 from pipeline.compare import compare
 from pipeline.compare_tables import Entry, compared, pareto_front
+from pipeline.evaluate import evaluate
 from pipeline.fit import fit
 from pipeline.metrics import Outcomes, measure
 from pipeline.neighbors import write_neighbors
@@ -20,7 +21,7 @@ from pipeline.status import read_status
 from schemas.errors import TargetError
 from schemas.graph import NeighborGraph
 from schemas.plan import Plan
-from schemas.run import FitConfig
+from schemas.run import EvaluateConfig, FitConfig
 from tests.fakes import fake_workspace
 
 QUICK = FitConfig(approach="1", epochs=2, batch_size=32, hidden_dim=16, lr=0.01)
@@ -68,22 +69,39 @@ def test_both_tables_say_what_the_runs_measured(workspace: LocalStorage, plan: P
 
 
 def test_every_kind_of_line_stands_in_the_tables(workspace: LocalStorage, plan: Plan) -> None:
-    """Approaches, then decisions on the baseline and the paper's advice, then references."""
-    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=1, config=QUICK, device="cpu")
-    assert [(entry.title, entry.kind) for entry in found.entries[:6]] == [
-        ("1. one-hot (baseline)", "approach"),
-        ("4. similarity smoothing", "approach"),
-        ("1, then its neighbors", "control"),
-        ("1 by CRM", "control"),
-        ("4 and 1 together", "control"),
-        ("largest class", "reference"),
+    """Approaches, the paper's advice, other decisions on the baseline, references."""
+    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=2, config=QUICK, device="cpu")
+    assert [(entry.title, entry.kind, len(entry.results)) for entry in found.entries[:7]] == [
+        ("1. one-hot (baseline)", "approach", 2),
+        ("4. similarity smoothing", "approach", 2),
+        ("4 and 1 together", "ensemble", 2),
+        ("4 and 1 together, 2 seeds each", "ensemble", 1),
+        ("1, then its neighbors", "control", 2),
+        ("1, by CRM", "control", 2),
+        ("largest class", "reference", 1),
     ]
-    views = [entry.title.split(" (k")[0] for entry in found.entries[6:]]
+    views = [entry.title.split(" (k")[0] for entry in found.entries[7:]]
     assert views == [
         f"nearest {what}, {view}"
         for what in ("label", "items")
         for view in ("image", "title", "both")
     ]
+
+
+def test_an_ensemble_of_all_seeds_is_the_mean_of_all_runs(
+    workspace: LocalStorage, plan: Plan
+) -> None:
+    """The same as naming every run to evaluate."""
+    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=2, config=QUICK, device="cpu")
+    runs = tuple(
+        fit(workspace, plan, replace(QUICK, approach=name, seed=seed), device="cpu").name
+        for name in ("1", "4")
+        for seed in range(2)
+    )
+    expected = evaluate(workspace, plan, EvaluateConfig(runs=runs), device="cpu").result
+    together = found.entries[3].results[0]
+    assert together.metrics.top1 == expected.metrics.top1
+    assert together.metrics.nll == pytest.approx(expected.metrics.nll)
 
 
 def test_the_advice_takes_the_partner_with_the_best_val_top1(
