@@ -16,7 +16,8 @@ from cache.reader import read_label_emb, read_labels
 from cache.storage import Storage
 from pipeline.label_graph import read_graph, write_graph
 from pipeline.labels import find_label
-from pipeline.search import top_k
+from pipeline.progress import Progress
+from pipeline.search import ExactIndex
 from pipeline.text_table import TextTable
 from schemas.errors import NeighborsError
 from schemas.graph import NeighborGraph
@@ -25,7 +26,8 @@ from schemas.plan import Plan
 logger = logging.getLogger(__name__)
 
 DECIMALS = 6
-_BLOCK_NUMBERS = 2**24  # of a block's candidate embeddings, 8 bytes each
+_SEARCH_ROWS = 4096  # labels asked at once: enough for FAISS to multiply matrices
+_BLOCK_NUMBERS = 2**20  # candidates of a search, or entries of their embeddings: 8 MB
 _MARGIN = 8  # candidates beyond K, so that ties at the border rarely need a second search
 _FLOAT32_SLACK = 4e-6  # float32 error of a cosine plus one rounding step
 
@@ -50,50 +52,97 @@ def build_graph(label_embeddings: Float[np.ndarray, "C D"], k: int) -> NeighborG
     Raises: NeighborsError if k is below 1, or an embedding is zero or not finite.
     """
     num_labels = len(label_embeddings)
+    if num_labels < 2:
+        raise NeighborsError(
+            f"there are {num_labels} labels, expected 2 or more",
+            where="label embeddings",
+            fix="plan with the labels that items are to be told apart by",
+        )
     if k < 1:
         raise NeighborsError(f"k is {k}, expected 1 or more", where="--k", fix="use --k 20")
     if k > num_labels - 1:
         logger.warning("only %d labels: k shrinks from %d to %d", num_labels, k, num_labels - 1)
         k = num_labels - 1
-    unit = label_embeddings.astype(np.float64)
-    norms = np.linalg.norm(unit, axis=1, keepdims=True)
-    if bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0))).tolist():
+    unit = _unit_rows(label_embeddings)
+    index = ExactIndex(unit.astype(np.float32))
+    neighbors = np.empty((num_labels, k), np.int64)
+    similarities = np.empty((num_labels, k), np.float64)
+    pending = np.arange(num_labels)
+    num_candidates = min(k + 1 + _MARGIN, num_labels)
+    with Progress("neighbors", num_labels, unit="label") as progress:
+        while len(pending):
+            undecided = []
+            block_rows = max(1, min(_SEARCH_ROWS, _BLOCK_NUMBERS // num_candidates))
+            for start in range(0, len(pending), block_rows):
+                rows = pending[start : start + block_rows]
+                found = _rank(unit, index, rows, k, num_candidates)
+                neighbors[rows], similarities[rows], is_decided = found
+                undecided.append(rows[~is_decided])
+                progress.update(int(is_decided.sum()))
+            pending = np.concatenate(undecided)
+            num_candidates = min(4 * num_candidates, num_labels)
+    return NeighborGraph(neighbors, similarities)
+
+
+def _unit_rows(label_embeddings: Float[np.ndarray, "C D"]) -> Float64[np.ndarray, "C D"]:
+    """Return the embeddings in float64 and at unit length.
+
+    Raises: NeighborsError if one is zero or not finite.
+    """
+    unit = np.empty(label_embeddings.shape, np.float64)
+    bad: list[int] = []
+    for start in range(0, len(unit), _SEARCH_ROWS):
+        block = label_embeddings[start : start + _SEARCH_ROWS].astype(np.float64)
+        norms = np.linalg.norm(block, axis=1, keepdims=True)
+        is_bad = ~(np.isfinite(norms) & (norms > 0))[:, 0]
+        bad += (start + np.flatnonzero(is_bad)).tolist()
+        np.divide(block, norms, out=unit[start : start + _SEARCH_ROWS], where=~is_bad[:, None])
+    if bad:
         raise NeighborsError(
             f"{len(bad)} label embeddings are zero or not finite, the first of label {bad[0]}",
             where="label embeddings",
             fix="run `python cli.py embed --labels`",
         )
-    unit /= norms
-    neighbors = np.empty((num_labels, k), np.int64)
-    similarity = np.empty((num_labels, k), np.float64)
-    pending = np.arange(num_labels)
-    num_candidates = min(k + 1 + _MARGIN, num_labels)
-    while len(pending):
-        undecided = []
-        block_rows = max(1, _BLOCK_NUMBERS // (num_candidates * unit.shape[1]))
-        for start in range(0, len(pending), block_rows):
-            rows = pending[start : start + block_rows]
-            neighbors[rows], similarity[rows], decided = _rank(unit, rows, k, num_candidates)
-            undecided.append(rows[~decided])
-        pending = np.concatenate(undecided)
-        num_candidates = min(4 * num_candidates, num_labels)
-    return NeighborGraph(neighbors, similarity)
+    return unit
 
 
 def _rank(
-    unit: Float64[np.ndarray, "C D"], rows: Int64[np.ndarray, " B"], k: int, num_candidates: int
+    unit: Float64[np.ndarray, "C D"],
+    index: ExactIndex,
+    rows: Int64[np.ndarray, " B"],
+    k: int,
+    num_candidates: int,
 ) -> tuple[Int64[np.ndarray, "B K"], Float64[np.ndarray, "B K"], Bool[np.ndarray, " B"]]:
     """Rank candidates of some labels; the last result says where no other label could come in."""
-    single = unit.astype(np.float32)
-    proposed, candidates = top_k(single[rows], single, num_candidates)
-    exact = np.einsum("bd,bkd->bk", unit[rows], unit[candidates]).round(DECIMALS)
+    proposed, candidates = index.top_k(unit[rows].astype(np.float32), num_candidates)
+    exact = _cosines(unit, rows, candidates)
     exact[candidates == rows[:, None]] = -np.inf  # a label is not its own neighbor
     order = np.lexsort((candidates, -exact), axis=1)[:, :k]
     ranked = np.take_along_axis(exact, order, axis=1)
-    decided = proposed[:, -1] < ranked[:, -1] - _FLOAT32_SLACK
+    is_decided = proposed[:, -1] < ranked[:, -1] - _FLOAT32_SLACK
     if num_candidates == len(unit):
-        decided[:] = True
-    return np.take_along_axis(candidates, order, axis=1), ranked, decided
+        is_decided[:] = True
+    return np.take_along_axis(candidates, order, axis=1), ranked, is_decided
+
+
+def _cosines(
+    unit: Float64[np.ndarray, "C D"],
+    rows: Int64[np.ndarray, " B"],
+    others: Int64[np.ndarray, "B S"],
+) -> Float64[np.ndarray, "B S"]:
+    """Return the rounded cosines of labels to some others each, a piece at a time."""
+    (num_rows, num_others), dim = others.shape, unit.shape[1]
+    cosines = np.empty((num_rows, num_others))
+    piece_rows = max(1, _BLOCK_NUMBERS // (num_others * dim))
+    # One buffer for all pieces: fresh pages would cost more than the products.
+    gathered = np.empty((min(piece_rows, num_rows) * num_others, dim))
+    for start in range(0, num_rows, piece_rows):
+        piece = slice(start, start + piece_rows)
+        flat = others[piece].ravel()
+        emb = np.take(unit, flat, axis=0, out=gathered[: len(flat)], mode="clip")
+        emb = emb.reshape(-1, num_others, dim)
+        np.einsum("bd,bsd->bs", unit[rows[piece]], emb, out=cosines[piece])
+    return cosines.round(DECIMALS)
 
 
 def neighbors_table(workspace: Storage, plan: Plan, text: str) -> TextTable:

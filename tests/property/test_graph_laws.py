@@ -4,10 +4,12 @@ import logging
 import math
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pipeline import neighbors as module
 from pipeline.neighbors import build_graph
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=60)
@@ -57,6 +59,27 @@ def test_the_graph_equals_brute_force_whatever_ties(
     """Ties are where an approximate candidate list and an exact ranking part."""
     k = data.draw(st.integers(1, len(label_emb) - 1))
     graph = build_graph(label_emb, k)
+    neighbors, similarity = brute_force(label_emb, k)
+    np.testing.assert_array_equal(graph.neighbors, neighbors)
+    np.testing.assert_allclose(graph.similarities, similarity, atol=1e-9)
+
+
+@LAWS
+@given(
+    label_emb=coarse_embeddings(),
+    block_numbers=st.integers(1, 500),
+    search_rows=st.integers(1, 50),
+    data=st.data(),
+)
+def test_the_size_of_blocks_does_not_show(
+    label_emb: np.ndarray, block_numbers: int, search_rows: int, data: st.DataObject
+) -> None:
+    """Blocks bound the memory; one label at a time or all at once, the graph is the same."""
+    k = data.draw(st.integers(1, len(label_emb) - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK_NUMBERS", block_numbers)
+        patch.setattr(module, "_SEARCH_ROWS", search_rows)
+        graph = build_graph(label_emb, k)
     neighbors, similarity = brute_force(label_emb, k)
     np.testing.assert_array_equal(graph.neighbors, neighbors)
     np.testing.assert_allclose(graph.similarities, similarity, atol=1e-9)

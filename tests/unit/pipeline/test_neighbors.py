@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline import neighbors as module
 from pipeline.neighbors import build_graph
+from pipeline.search import ExactIndex
 from schemas.errors import NeighborsError
 
 ROOT = Path(__file__).parents[3]
@@ -141,7 +143,35 @@ def test_blocks_do_not_show_in_the_result(monkeypatch: pytest.MonkeyPatch) -> No
     """Rows are ranked in blocks, some twice; a slip in the bookkeeping would swap rows."""
     label_emb = np.concatenate([np.ones((20, 6)), gaussian(40, 6), np.ones((20, 6))])
     monkeypatch.setattr(module, "_BLOCK_NUMBERS", 600)
+    monkeypatch.setattr(module, "_SEARCH_ROWS", 7)
     assert_same(label_emb, 4)
+
+
+def test_faiss_gets_the_labels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 100,000 labels an index a block would copy 200 MB 25 times, on a GPU over the bus."""
+    made = []
+
+    class CountedIndex(ExactIndex):
+        def __init__(self, base: np.ndarray) -> None:
+            made.append(len(base))
+            super().__init__(base)
+
+    monkeypatch.setattr(module, "ExactIndex", CountedIndex)
+    monkeypatch.setattr(module, "_SEARCH_ROWS", 16)
+    assert_same(np.concatenate([np.ones((30, 6)), gaussian(40, 6)]), 4)
+    assert made == [70]
+
+
+def test_memory_grows_with_the_labels_and_not_with_their_square() -> None:
+    """100,000 labels would be 40 GB of cosines; FAISS keeps its own a block at a time too."""
+    label_emb = gaussian(4000, 8)
+    tracemalloc.start()
+    try:
+        build_graph(label_emb, 5)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4000 * 4000 * np.dtype(np.float32).itemsize / 2
 
 
 @pytest.mark.parametrize("k", [5, 20])
@@ -181,6 +211,33 @@ def test_an_embedding_without_a_direction_is_refused(bad: float) -> None:
         build_graph(label_emb, 2)
     assert caught.value.where == "label embeddings"
     assert "embed --labels" in caught.value.fix
+
+
+def test_bad_embeddings_are_counted_over_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels are normalized some at a time; the count has to be of all, the number the label's."""
+    monkeypatch.setattr(module, "_SEARCH_ROWS", 4)
+    label_emb = gaussian(13, 4)
+    label_emb[[6, 9, 12]] = math.nan
+    with pytest.raises(NeighborsError, match=r"3 label embeddings .* label 6"):
+        build_graph(label_emb, 2)
+
+
+@pytest.mark.parametrize("num_labels", [0, 1])
+def test_fewer_than_two_labels_have_no_graph(num_labels: int) -> None:
+    """There is nobody to be a neighbor; it used to end in an IndexError."""
+    with pytest.raises(NeighborsError, match=f"there are {num_labels} labels") as caught:
+        build_graph(gaussian(num_labels, 4), 20)
+    assert caught.value.where
+    assert caught.value.fix
+
+
+def test_two_labels_are_each_others_only_neighbor(caplog: pytest.LogCaptureFixture) -> None:
+    """The smallest catalog there is, with the default K; opposite ones too."""
+    for label_emb, cosine in (([[1, 0], [0, 1]], 0.0), ([[2, 0], [-1, 0]], -1.0)):
+        graph = build_graph(np.array(label_emb, float), 20)
+        assert graph.neighbors.tolist() == [[1], [0]]
+        assert graph.similarities.tolist() == [[cosine], [cosine]]
+    assert "from 20 to 1" in caplog.text
 
 
 def test_one_nan_in_an_embedding_is_enough() -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.search import top_k
+from pipeline import search as module
+from pipeline.search import ExactIndex, top_k
 
 
 def brute_force(queries: np.ndarray, base: np.ndarray, k: int):
@@ -48,3 +49,39 @@ def test_search_returns_the_dtypes_of_the_contract() -> None:
     similarity, position = top_k(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), 2)
     assert (similarity.dtype, position.dtype) == (np.float32, np.int64)
     assert similarity.shape == position.shape == (3, 2)
+
+
+def test_an_index_answers_as_often_as_it_is_asked() -> None:
+    """Any number of queries, any k, the same base: what blocks of labels rely on."""
+    rng = np.random.default_rng(2)
+    base = rng.standard_normal((80, 6)).astype(np.float32)
+    index = ExactIndex(base)
+    for rows, k in ((slice(0, 1), 3), (slice(5, 70), 9), (slice(0, 80), 80)):
+        _, position = index.top_k(base[rows], k)
+        np.testing.assert_array_equal(position, brute_force(base[rows], base, k)[1])
+
+
+class OneGpu:
+    """An index on a GPU, as far as its limit goes."""
+
+    def __init__(self, on_cpu: object) -> None:
+        self.on_cpu, self.asked = on_cpu, []
+
+    def search(self, queries: np.ndarray, k: int):
+        assert k <= 2048, "faiss on a GPU refuses more"
+        self.asked.append(k)
+        return self.on_cpu.search(queries, k)
+
+
+def test_a_gpu_answers_what_it_can_and_the_cpu_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU faiss refuses k above 2048, which thousands of equal labels need."""
+    gpus = []
+    monkeypatch.setattr(module.faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(
+        module.faiss, "index_cpu_to_all_gpus", lambda index: gpus.append(OneGpu(index)) or gpus[-1]
+    )
+    base = np.eye(2100, 4, dtype=np.float32)
+    index = ExactIndex(base)
+    for k in (1, 2048, 2049):
+        assert index.top_k(base[:2], k)[1][:, 0].tolist() == [0, 1]
+    assert [gpu.asked for gpu in gpus] == [[1, 2048]]
