@@ -196,7 +196,8 @@ def main() -> None:
     "--label-text",
     default="name",
     show_default=True,
-    help="What is embedded for a label: name, path or a template like 'a photo of a {name}'.",
+    help="What is embedded for a label: name, path or a template like 'a photo of a {name}'; "
+    "several with ' | ' between are averaged.",
 )
 @click.option(
     "--decode",

@@ -13,7 +13,9 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Float32, Float64
 
 from cache.layout import open_arrays, rows_name
 from cache.reader import read_items, read_label_emb, read_labels
@@ -23,7 +25,7 @@ from cache.writer import write_labels
 from pipeline.decode_pool import DecodePool
 from pipeline.embed_shard import EncoderLike, embed_shard
 from pipeline.items import CatalogWatch
-from pipeline.labels import label_texts
+from pipeline.labels import label_prompts
 from schemas.commit import ShardCommit
 from schemas.errors import (
     CacheBrokenError,
@@ -42,13 +44,35 @@ logger = logging.getLogger(__name__)
 def embed_labels(
     workspace: Storage, plan: Plan, encoder: EncoderLike, batch_size: int = 256
 ) -> None:
-    """Embed the label texts of the plan and commit them."""
+    """Embed the label texts of the plan, several a label into their mean, and commit them."""
     started = time.perf_counter()
-    texts = label_texts(read_labels(workspace, plan), plan.label_text)
-    label_emb = encoder.encode_texts(texts, batch_size)
+    prompts = label_prompts(read_labels(workspace, plan), plan.label_text)
+    of_templates = [encoder.encode_texts(texts, batch_size) for texts in zip(*prompts, strict=True)]
+    label_emb = of_templates[0] if len(of_templates) == 1 else mean_direction(of_templates)
     seconds = time.perf_counter() - started
     write_labels(workspace, plan, label_emb, compute_dtype=encoder.compute_dtype, seconds=seconds)
-    logger.info("labels: %d embedded in %.1f s", len(texts), seconds)
+    logger.info("labels: %d embedded in %.1f s", len(prompts), seconds)
+
+
+def mean_direction(embeddings: Sequence[Float32[np.ndarray, "C D"]]) -> Float32[np.ndarray, "C D"]:
+    """Average embeddings of the same labels as directions.
+
+    mean[y] = v / |v|  with  v = sum over templates t of e_t[y] / |e_t[y]|
+
+    Args:
+        embeddings: one matrix a template.
+    Returns: rows of unit length; zero where the directions cancel out.
+    Source: Radford et al. 2021, section 3.1.4: prompts ensembled over the embedding space.
+    """
+    total = np.zeros(embeddings[0].shape)
+    for matrix in embeddings:
+        total += _unit(matrix.astype(np.float64))
+    return _unit(total).astype(np.float32)
+
+
+def _unit(matrix: Float64[np.ndarray, "C D"]) -> Float64[np.ndarray, "C D"]:
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return matrix / np.where(norms > 0, norms, 1.0)
 
 
 def embed(

@@ -6,8 +6,9 @@ Columns: label_id, name, and optionally path (levels joined by " > ", ending wit
 import difflib
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +20,7 @@ from schemas.configs import digest
 from schemas.errors import CatalogError, LabelNotFoundError
 
 PATH_SEPARATOR = " > "
+TEMPLATE_SEPARATOR = " | "
 
 
 def read_labels(path: str | Path) -> pa.Table:
@@ -91,7 +93,10 @@ def _check(labels: pa.Table, place: str) -> None:
             )
 
 
-def duplicates(values: Sequence[str]) -> list[str]:
+Value = TypeVar("Value", bound=Hashable)
+
+
+def duplicates(values: Sequence[Value]) -> list[Value]:
     """Return the values that occur more than once, each once, in order of appearance."""
     return [value for value, count in Counter(values).items() if count > 1]
 
@@ -101,8 +106,21 @@ def labels_sha256(labels: pa.Table) -> str:
     return digest([labels[name].to_pylist() for name in ("label_id", "name", "path")])
 
 
+def label_prompts(labels: pa.Table, label_text: str) -> list[tuple[str, ...]]:
+    """Return the texts to embed for each label: one, or one of each of several templates.
+
+    Args:
+        labels: with the columns name and path.
+        label_text: as in `label_texts`, or several of these with " | " between.
+    Raises: as `label_texts`.
+    """
+    templates = label_text.split(TEMPLATE_SEPARATOR)
+    texts = [label_texts(labels, template) for template in templates]
+    return list(zip(*texts, strict=True))
+
+
 def label_texts(labels: pa.Table, label_text: str) -> list[str]:
-    """Return the text to embed for each label.
+    """Return one text to embed for each label.
 
     Args:
         labels: with the columns name and path.
@@ -134,7 +152,7 @@ def _bad_template(label_text: str, problem: str) -> CatalogError:
     return CatalogError(
         f"--label-text {label_text!r} is not a template: {problem}",
         where="--label-text",
-        fix='use name, path, or a template such as "a photo of a {name}"',
+        fix='use name, path, a template such as "a photo of a {name}", or several joined by " | "',
     )
 
 

@@ -25,7 +25,7 @@ from cache.reader import read_labels as read_planned_labels
 from cache.storage import Storage
 from pipeline.encoder import load_encoder, resolve
 from pipeline.items import PictureFile, find_items, read_rows, scan
-from pipeline.labels import duplicates, label_texts, labels_sha256, read_labels
+from pipeline.labels import duplicates, label_prompts, labels_sha256, read_labels
 from pipeline.locations import absolute
 from pipeline.progress import Progress, duration
 from pipeline.splits import assign_splits
@@ -136,7 +136,7 @@ def make_plan(
         model: as in `encoder.resolve`.
         pretrained: as in `encoder.resolve`.
         items_root: folder of relative image paths; None for the items' folder.
-        label_text: `name`, `path` or a template.
+        label_text: `name`, `path`, a template, or several of these with " | " between.
         allow_duplicate_names: accept labels that share their text.
         shard_rows: items per shard.
         chunk_rows: rows per chunk file; divides shard_rows.
@@ -150,7 +150,7 @@ def make_plan(
     _check_sizes(shard_rows, chunk_rows)
     workspace.check_writable()
     label_table = read_labels(labels)
-    _check_texts(label_texts(label_table, label_text), allow_duplicate_names, labels)
+    _check_texts(label_prompts(label_table, label_text), allow_duplicate_names, labels)
     source = find_items(items, items_root)
     _look_at_pictures(source)
     encoder_spec = replace(resolve(model, pretrained), decode=decode)
@@ -230,12 +230,14 @@ def _check_sizes(shard_rows: int, chunk_rows: int) -> None:
         )
 
 
-def _check_texts(texts: list[str], allow_duplicate_names: bool, path: str | Path) -> None:
-    repeated = duplicates(texts)
+def _check_texts(
+    prompts: list[tuple[str, ...]], allow_duplicate_names: bool, path: str | Path
+) -> None:
+    repeated = duplicates(prompts)  # labels that share all their texts share their embedding
     if repeated and not allow_duplicate_names:
         raise CatalogError(
             f"{len(repeated)} label texts occur more than once: "
-            + ", ".join(map(repr, repeated[:3])),
+            + ", ".join(repr(texts[0]) for texts in repeated[:3]),
             where=str(path),
             fix="tell them apart with --label-text path, or pass --allow-duplicate-names",
         )

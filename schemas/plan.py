@@ -123,7 +123,8 @@ class Plan:
     labels_sha256: str
     """Of the label ids, names and paths in order."""
     label_text: str
-    """What is embedded for a label: `name`, `path`, or a template with {name} or {path}."""
+    """What is embedded for a label: `name`, `path`, or a template with {name} or {path}; or several
+    of these with " | " between, whose embeddings are averaged."""
     num_items: int
     """N."""
     num_labels: int

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from cache.reader import Cache, read_label_emb, read_plan
 from cache.storage import LocalStorage
-from pipeline.embed import embed
+from pipeline.embed import embed, embed_labels, mean_direction
 from pipeline.plan import make_plan
 from schemas.configs import to_json
 from schemas.errors import ShardError, SourceChangedError, SpecMismatchError, TooManyBadRowsError
@@ -21,6 +22,7 @@ from tests.fakes import (
     HashEncoder,
     chunk_path,
     commit_path,
+    fake_plan,
     fake_spec,
     labels_commit_path,
     picture_bytes,
@@ -249,3 +251,44 @@ def test_another_encoder_is_refused_and_the_cache_left_alone(
     with pytest.raises(SpecMismatchError, match="weights_sha256"):
         run(workspace, other, HashEncoder(spec))
     assert Cache(workspace, plan).read("image").shape == (40, 16)
+
+
+class LongEncoder(HashEncoder):
+    """Gives every text another length, as an encoder that does not normalize would."""
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        return super().encode_texts(texts, batch_size) * [[1 + len(text)] for text in texts]
+
+
+@pytest.mark.parametrize("encoder", [HashEncoder(), LongEncoder()])
+def test_the_embedding_of_several_prompts_is_the_mean_of_their_directions(
+    workspace: LocalStorage, encoder: HashEncoder
+) -> None:
+    """As CLIP's zero-shot classifiers do it; a long embedding counts no more than a short one."""
+    plan = replace(fake_plan(workspace, num_items=10), label_text="a {name} | {name}s for sale")
+    embed_labels(workspace, plan, encoder)
+    found = read_label_emb(workspace, plan)
+    for y in range(3):
+        one, other = (
+            vector / np.linalg.norm(vector)
+            for vector in HashEncoder().encode_texts([f"a Thing {y}", f"Thing {y}s for sale"])
+        )
+        expected = (one + other) / np.linalg.norm(one + other)
+        np.testing.assert_allclose(found[y], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("label_text", ["name", "path", "a photo of a {name}"])
+def test_one_prompt_is_kept_bit_by_bit(workspace: LocalStorage, label_text: str) -> None:
+    """Caches that exist stay as they are: not even a last digit moves by normalizing again."""
+    plan = replace(fake_plan(workspace, num_items=10), label_text=label_text)
+    embed_labels(workspace, plan, LongEncoder())
+    texts = [f"a photo of a Thing {y}" if "{" in label_text else f"Thing {y}" for y in range(3)]
+    expected = LongEncoder().encode_texts(texts).astype(np.float32)
+    np.testing.assert_array_equal(read_label_emb(workspace, plan), expected)
+
+
+def test_prompts_that_cancel_out_leave_no_direction() -> None:
+    """Zero, which `neighbors` refuses by name, and not NaN with a warning."""
+    one = np.array([[1.0, 0.0], [0.6, 0.8]], np.float32)
+    found = mean_direction([one, one * [[-1], [1]]])
+    np.testing.assert_allclose(found, [[0, 0], [0.6, 0.8]], atol=1e-7)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.labels import find_label, label_texts, labels_sha256, read_labels
+from pipeline.labels import find_label, label_prompts, label_texts, labels_sha256, read_labels
 from schemas.errors import CatalogError, LabelNotFoundError
 
 GOOD = "label_id,name,path\n1,Cowboy Boots,Shoes > Boots > Cowboy Boots\n02,Rain Boots,\n"
@@ -88,6 +88,28 @@ def test_label_texts_follow_the_choice() -> None:
     assert label_texts(table, "name") == ["Boots", "Hats"]
     assert label_texts(table, "path") == ["Shoes > Boots", "Shoes > Hats"]
     assert label_texts(table, "a photo of a {name}") == ["a photo of a Boots", "a photo of a Hats"]
+
+
+def test_several_templates_give_each_label_several_texts() -> None:
+    """Prompts are separated as alternatives are in a pattern; the words name and path count too."""
+    table = labels("Boots", "Hats")
+    assert label_prompts(table, "a {name}") == [("a Boots",), ("a Hats",)]
+    assert label_prompts(table, "name | a photo of a {name} | path") == [
+        ("Boots", "a photo of a Boots", "Shoes > Boots"),
+        ("Hats", "a photo of a Hats", "Shoes > Hats"),
+    ]
+    assert label_prompts(table, "{name}|{path}") == [
+        ("Boots|Shoes > Boots",),
+        ("Hats|Shoes > Hats",),
+    ]
+
+
+@pytest.mark.parametrize("label_text", ["a {name} | a photo", "{name} | ", " | name"])
+def test_one_template_without_a_label_is_enough_to_refuse_them(label_text: str) -> None:
+    """It would pull the embeddings of all labels towards one direction."""
+    with pytest.raises(CatalogError, match="not a template") as caught:
+        label_prompts(labels("Boots", "Hats"), label_text)
+    assert caught.value.where == "--label-text"
 
 
 def test_a_blank_path_is_no_path(tmp_path: Path) -> None:

@@ -156,6 +156,19 @@ def test_duplicate_names_need_the_path_or_consent(
     assert plan(workspace.root / "b", catalog, small_model, allow_duplicate_names=True).is_new
 
 
+def test_labels_may_share_some_of_their_texts_but_not_all(
+    workspace: LocalStorage, small_model: Path
+) -> None:
+    """The mean of several prompts tells two labels apart if one of the prompts does."""
+    catalog = write_catalog(workspace.root / "catalog", num_items=8)
+    text = "label_id,name,path\n" + "".join(f"L{i},Boots,{i} > Boots\n" for i in range(4))
+    catalog[1].write_text(text)
+    with pytest.raises(CatalogError, match="1 label texts occur more than once: 'a Boots'"):
+        plan(workspace.root / "a", catalog, small_model, label_text="a {name} | the {name}")
+    report = plan(workspace.root / "b", catalog, small_model, label_text="a {name} | {path}")
+    assert report.plan.label_text == "a {name} | {path}"
+
+
 def test_labels_without_items_only_warn(
     workspace: LocalStorage, small_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
