@@ -533,22 +533,45 @@ def export(workspace: "Storage", folder: str, **options: Any) -> None:
 
 @main.command(epilog=_example('python cli.py neighbors --show "Cowboy Boots"'))
 @click.option("--k", type=int, help="Neighbors a label.  [default: 20]")
+@click.option(
+    "--from",
+    "source",
+    help="Label embeddings made elsewhere: .npy in the order of labels.parquet, or .parquet with "
+    "label_id and embedding.  [default: those that embed made]",
+)
+@click.option(
+    "--edges",
+    help="Curated neighbors: .csv or .parquet with label_id, neighbor_id and, if given, "
+    "similarity.",
+)
+@click.option(
+    "--edges-mode",
+    type=click.Choice(["replace", "add"]),
+    help="Whether they replace the computed neighbors of the labels that --edges names, or join "
+    "them.  [default: replace]",
+)
 @click.option("--show", metavar="LABEL", help="Print a label's neighbors; builds nothing.")
 @_workspace_option()
-def neighbors(workspace: "Storage", k: int | None, show: str | None) -> None:
+def neighbors(workspace: "Storage", show: str | None, **options: Any) -> None:
     """Link each label to the labels nearest to it."""
     from cache.reader import read_plan
-    from pipeline.neighbors import neighbors_table, write_neighbors
 
     frozen = read_plan(workspace)
+    given = {name: value for name, value in options.items() if value is not None}
+    if show is not None and given:
+        raise click.UsageError("--show reads the graph as it is; give other options without it")
+    if "edges_mode" in given and "edges" not in given:
+        raise click.UsageError("--edges-mode says what becomes of --edges FILE: give both")
+    from pipeline.neighbors import neighbors_table, write_neighbors
+
     if show is not None:
-        if k is not None:
-            raise click.UsageError("--show prints the graph as it is; give --k without it")
         neighbors_table(workspace, frozen, show).print()
-        return
-    graph = write_neighbors(workspace, frozen, k=20 if k is None else k)
-    click.echo(f"{graph.num_labels:,} labels, {graph.neighbors.shape[1]} neighbors each")
-    _say_next(workspace, "fit --approach 5")
+    else:
+        graph = write_neighbors(workspace, frozen, **given)
+        least, most = graph.num_neighbors.min(), graph.num_neighbors.max()
+        span = f"{least}" if least == most else f"{least} to {most}"
+        click.echo(f"{graph.num_labels:,} labels, {span} neighbors each")
+        _say_next(workspace, "fit --approach 5")
 
 
 @main.command(epilog=_example("python cli.py fit --approach 5"))

@@ -98,6 +98,20 @@ def open_file(file: str) -> BinaryIO:
     return fs.open(path, "rb")
 
 
+def read_file(file: str, option: str) -> bytes:
+    """Return a whole file, so that its hash is of just what was read.
+
+    Args:
+        file: a place.
+        option: that names it, for the error.
+    Raises: CatalogError if there is none or it cannot be read.
+    """
+    if not is_file(file):
+        raise CatalogError("no such file", where=file, fix=f"name another with {option}")
+    with reading(file), open_file(file) as opened:
+        return opened.read()
+
+
 def num_bytes(file: str) -> int:
     """Return the size of a file.
 

@@ -39,6 +39,11 @@ class NeighborGraph:
         """C."""
         return len(self.neighbors)
 
+    @property
+    def num_neighbors(self) -> Int64[np.ndarray, " C"]:
+        """How many neighbors each label has, K or fewer."""
+        return (self.neighbors >= 0).sum(axis=1)
+
     def sha256(self) -> str:
         """Hash neighbors and similarities."""
         parts = (self.neighbors.astype("<i8").tobytes(), self.similarities.astype("<f4").tobytes())

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from cache.storage import LocalStorage
 from pipeline import neighbors as module
+from pipeline.edges import MODES, Edges, curate
+from pipeline.label_graph import FROM, read_graph, write_graph
 from pipeline.neighbors import build_graph
+from schemas.graph import NeighborGraph
+from tests.fakes import fake_plan
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -136,3 +143,89 @@ def test_fewer_neighbors_are_the_first_of_more(label_emb: np.ndarray, data: st.D
     long, short = build_graph(label_emb, most), build_graph(label_emb, few)
     np.testing.assert_array_equal(short.neighbors, long.neighbors[:, :few])
     np.testing.assert_array_equal(short.similarities, long.similarities[:, :few])
+
+
+@st.composite
+def graphs_and_edges(draw: st.DrawFn):
+    """Draw a computed graph and curated edges between its labels, some of them computed too."""
+    label_emb = draw(coarse_embeddings())
+    num_labels = len(label_emb)
+    graph = build_graph(label_emb, draw(st.integers(1, num_labels - 1)))
+    numbers = st.integers(0, num_labels - 1)
+    pairs = st.tuples(numbers, numbers).filter(lambda pair: pair[0] != pair[1])
+    chosen = np.array(draw(st.lists(pairs, min_size=1, max_size=60, unique=True)))
+    cosines = st.integers(-10, 10).map(lambda tenths: tenths / 10)
+    similarity = np.array(draw(st.lists(cosines, min_size=len(chosen), max_size=len(chosen))))
+    edges = Edges(label=chosen[:, 0], neighbor=chosen[:, 1], similarity=similarity, sha256="")
+    return graph, edges
+
+
+def as_lists(graph: NeighborGraph) -> list[dict[int, float]]:
+    """Return each label's neighbors with their similarities."""
+    return [
+        {j: s for j, s in zip(row, similarities, strict=True) if j >= 0}
+        for row, similarities in zip(
+            graph.neighbors.tolist(), graph.similarities.tolist(), strict=True
+        )
+    ]
+
+
+def curated_lists(edges: Edges, num_labels: int) -> list[dict[int, float]]:
+    lists: list[dict[int, float]] = [{} for _ in range(num_labels)]
+    for y, j, s in zip(edges.label, edges.neighbor, edges.similarity, strict=True):
+        lists[y][int(j)] = float(np.float32(s))
+    return lists
+
+
+@LAWS
+@given(case=graphs_and_edges())
+def test_adding_edges_never_removes_computed_ones(case: tuple[NeighborGraph, Edges]) -> None:
+    """A row is the union of both; where both have an edge, the curated similarity counts."""
+    graph, edges = case
+    curated = curated_lists(edges, graph.num_labels)
+    expected = [one | other for one, other in zip(as_lists(graph), curated, strict=True)]
+    assert as_lists(curate(graph, edges, "add")) == expected
+
+
+@LAWS
+@given(case=graphs_and_edges())
+def test_replacing_changes_only_the_labels_that_are_named(
+    case: tuple[NeighborGraph, Edges],
+) -> None:
+    """Named labels have the file's neighbors and no other, all else stays."""
+    graph, edges = case
+    curated = curated_lists(edges, graph.num_labels)
+    expected = [other or one for one, other in zip(as_lists(graph), curated, strict=True)]
+    assert as_lists(curate(graph, edges, "replace")) == expected
+
+
+@LAWS
+@given(case=graphs_and_edges(), mode=st.sampled_from(MODES))
+def test_curated_rows_are_ordered_as_computed_ones(
+    case: tuple[NeighborGraph, Edges], mode: str
+) -> None:
+    """Similarity falls, equal ones by label, nobody last: what rank means to every reader."""
+    graph = curate(*case, mode)
+    for row, similarities in zip(
+        graph.neighbors.tolist(), graph.similarities.tolist(), strict=True
+    ):
+        num = sum(j >= 0 for j in row)
+        keys = [(-s, j) for s, j in zip(similarities[:num], row[:num], strict=True)]
+        assert keys == sorted(keys)
+        assert set(row[num:]) <= {-1}
+        assert np.isnan(similarities[num:]).all()
+    assert graph.num_neighbors.max() == graph.neighbors.shape[1]
+
+
+@LAWS
+@given(case=graphs_and_edges(), mode=st.sampled_from(MODES))
+def test_a_graph_survives_its_file(case: tuple[NeighborGraph, Edges], mode: str) -> None:
+    """Whatever the lengths of its rows: `fit` sees what `neighbors` built."""
+    graph = curate(*case, mode)
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = LocalStorage(Path(folder))
+        plan = fake_plan(workspace, num_items=1, num_labels=graph.num_labels)
+        write_graph(workspace, plan, graph, {FROM: "of a file"})
+        found = read_graph(workspace, plan)
+    np.testing.assert_array_equal(found.neighbors, graph.neighbors)
+    np.testing.assert_array_equal(found.similarities, graph.similarities)
