@@ -551,20 +551,31 @@ def export(workspace: "Storage", folder: str, **options: Any) -> None:
     "them.  [default: replace]",
 )
 @click.option("--show", metavar="LABEL", help="Print a label's neighbors; builds nothing.")
+@click.option("--stats", is_flag=True, help="Describe the graph and draw it; builds nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --stats: print JSON.")
 @_workspace_option()
-def neighbors(workspace: "Storage", show: str | None, **options: Any) -> None:
+def neighbors(
+    workspace: "Storage", show: str | None, *, stats: bool, as_json: bool, **options: Any
+) -> None:
     """Link each label to the labels nearest to it."""
     from cache.reader import read_plan
 
     frozen = read_plan(workspace)
     given = {name: value for name, value in options.items() if value is not None}
-    if show is not None and given:
-        raise click.UsageError("--show reads the graph as it is; give other options without it")
+    reading = [name for name, is_on in (("--stats", stats), ("--show", show is not None)) if is_on]
+    if reading and (given or len(reading) > 1):
+        raise click.UsageError(
+            f"{reading[0]} reads the graph as it is; give other options without it"
+        )
+    if as_json and not stats:
+        raise click.UsageError("--json goes with --stats")
     if "edges_mode" in given and "edges" not in given:
         raise click.UsageError("--edges-mode says what becomes of --edges FILE: give both")
     from pipeline.neighbors import neighbors_table, write_neighbors
 
-    if show is not None:
+    if stats:
+        _print_graph_stats(workspace, as_json=as_json)
+    elif show is not None:
         neighbors_table(workspace, frozen, show).print()
     else:
         graph = write_neighbors(workspace, frozen, **given)
@@ -572,6 +583,23 @@ def neighbors(workspace: "Storage", show: str | None, **options: Any) -> None:
         span = f"{least}" if least == most else f"{least} to {most}"
         click.echo(f"{graph.num_labels:,} labels, {span} neighbors each")
         _say_next(workspace, "fit --approach 5")
+
+
+def _print_graph_stats(workspace: "Storage", *, as_json: bool) -> None:
+    from cache.reader import read_labels, read_plan
+    from pipeline.graph_plot import plot_graph
+    from pipeline.graph_stats import graph_stats
+    from pipeline.label_graph import read_graph
+
+    frozen = read_plan(workspace)
+    graph = read_graph(workspace, frozen)
+    found = graph_stats(graph, read_labels(workspace, frozen))
+    workspace.write("report/neighbors.png", plot_graph(graph))
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        found.table().print()
+    click.echo(f"written: {workspace.where('report/neighbors.png')}", err=as_json)
 
 
 @main.command(epilog=_example("python cli.py fit --approach 5"))

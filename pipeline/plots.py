@@ -1,6 +1,5 @@
 """Pictures of results, as PNG bytes."""
 
-import io
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -9,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.compare_tables import Entry, Line
+from pipeline.figures import png
 from pipeline.metrics import NUM_BINS, TOP, calibration_table
 from pipeline.results import Result
 
@@ -44,7 +44,7 @@ def plot_compare(entries: Sequence[Entry]) -> bytes:
     in_range.set_xlim(0, 118)
     in_range.set_xticks(range(0, 101, 20))
     in_range.set_xlabel("percent of test items")
-    return _png(figure)
+    return png(figure)
 
 
 def plot_front(lines: Sequence[Line]) -> bytes:
@@ -73,7 +73,7 @@ def plot_front(lines: Sequence[Line]) -> bytes:
     figure.suptitle(
         "Up and to the right is better; filled, *: on the Pareto front (with severity)", fontsize=10
     )
-    return _png(figure)
+    return png(figure)
 
 
 def plot_calibration(entries: Sequence[Entry]) -> bytes:
@@ -90,7 +90,7 @@ def plot_calibration(entries: Sequence[Entry]) -> bytes:
         axes.set_title(f"{entry.title}\nECE {entry.mean('ece'):.3f}", fontsize=9)
     figure.supxlabel("confidence of the first answer")
     figure.supylabel("share of right answers")
-    return _png(figure)
+    return png(figure)
 
 
 def plot_reliability(result: Result, title: str) -> bytes:
@@ -101,7 +101,7 @@ def plot_reliability(result: Result, title: str) -> bytes:
     axes.set_title(f"{title}\nECE {result.metrics.ece:.3f}", fontsize=10)
     axes.set_xlabel("confidence of the first answer")
     axes.set_ylabel("share of right answers (bars: share of items)")
-    return _png(figure)
+    return png(figure)
 
 
 def _reliability(axes: Axes, results: Sequence[Result]) -> None:
@@ -145,10 +145,4 @@ def plot_learning(histories: dict[str, list[list[dict[str, float]]]]) -> bytes:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)
