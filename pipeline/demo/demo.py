@@ -56,7 +56,7 @@ def run_demo(workspace: LocalStorage, *, num_items: int = 20_000, device: str = 
     write_neighbors(workspace, plan)
     neighbors_table(workspace, plan, SHOWN_LABEL).print()
     found = compare(workspace, plan, num_seeds=1, device=device)
-    for table in found.tables:
+    for table in found.tables[:2]:
         table.print()
     markdown, _, picture, *_ = found.files
     option = (
@@ -64,9 +64,11 @@ def run_demo(workspace: LocalStorage, *, num_items: int = 20_000, device: str = 
     )
     print(
         f"Done in {duration(time.monotonic() - started)}.\n"
-        f"  look at: {picture} (the tables as a picture), {markdown}, {catalog / 'images'}\n"
+        f"  look at: {picture} (the tables as a picture), {markdown} (two more: mistakes,\n"
+        f"           calibration), {catalog / 'images'}\n"
         f"  curves:  tensorboard --logdir {workspace.root / 'runs'}\n"
         f"  next:    . .venv/bin/activate\n"
         f'           python cli.py neighbors --show "Rain Boots"{option}\n'
+        f"           python cli.py evaluate a5{option}\n"
         f"           python cli.py compare --seeds 3{option}"
     )
