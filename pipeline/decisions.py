@@ -22,6 +22,8 @@ from schemas.targets import check_dense
 Decision = Callable[[Float[Tensor, "B C"]], Float[Tensor, "B C"]]
 DECISIONS = ("argmax", "crm", "neighbors")
 _TEMPERATURES = (0.05, 20.0)
+_TOLERANCE = 1e-3  # of log T
+_BLOCK_ROWS = 1024
 
 
 def make_decision(
@@ -116,8 +118,11 @@ def fit_temperature(log_p: Float[Tensor, "V C"], labels: Int64[Tensor, " V"]) ->
     true = log_p.gather(1, labels[:, None])[:, 0]
 
     def nll(log_temperature: float) -> float:
-        temperature = float(np.exp(log_temperature))
-        return float(((log_p / temperature).logsumexp(dim=1) - true / temperature).mean())
+        scale = float(np.exp(-log_temperature))
+        # By blocks: fresh memory for all items at once costs more than the sums.
+        sums = [(scale * block).logsumexp(dim=1) for block in log_p.split(_BLOCK_ROWS)]
+        return float((torch.cat(sums) - scale * true).mean())
 
-    found = minimize_scalar(nll, bounds=np.log(_TEMPERATURES), method="bounded")
+    options = {"xatol": _TOLERANCE}
+    found = minimize_scalar(nll, bounds=np.log(_TEMPERATURES), method="bounded", options=options)
     return float(np.exp(found.x))
