@@ -625,7 +625,9 @@ def _exclude_true_option(command: Command) -> Command:
     return option(command)
 
 
-@main.command(epilog=_example("python cli.py evaluate a5 --ensemble a4"))
+@main.command(
+    epilog=_example("python cli.py evaluate a5-affinity-odds-s0 --ensemble a4-affinity-s0")
+)
 @click.argument("run")
 @click.option(
     "--ensemble",

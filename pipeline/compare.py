@@ -19,12 +19,12 @@ from pipeline import references
 from pipeline.compare_tables import Entry
 from pipeline.decisions import make_decision
 from pipeline.device import pick_device
-from pipeline.fit import RunResult, fit
+from pipeline.fit import RunResult, build_targets, fit
 from pipeline.fusion import FusionNetwork
 from pipeline.plots import plot_calibration, plot_compare, plot_front, plot_learning
 from pipeline.predictions import Classifier, Predictions
 from pipeline.results import Result, evaluate_classifier, measured
-from pipeline.runs import load_run, read_history, without_unused
+from pipeline.runs import load_run, read_history, refuse_unused_by_all, without_unused
 from pipeline.targets.registry import BASELINE, PAPER_APPROACHES, PARTNER, get_approach
 from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
@@ -32,6 +32,7 @@ from schemas.configs import plain_json, to_dict
 from schemas.errors import CacheIncompleteError
 from schemas.plan import Plan
 from schemas.run import FitConfig
+from schemas.targets import MAX_DENSE_CLASSES
 
 logger = logging.getLogger(__name__)
 
@@ -77,13 +78,17 @@ def compare(
     names = list(dict.fromkeys([BASELINE, *approaches]))
     for name in names:
         get_approach(name)
+    refuse_unused_by_all(base, names)
     data = FitData(workspace, plan, pick_device(device), allow_partial=base.allow_partial)
+    configs = {name: without_unused(replace(base, approach=name)) for name in names}
+    for config_of in configs.values():
+        build_targets(config_of, data)  # what cannot be made fails before hours of training
     runs: dict[str, list[RunResult]] = {
         name: [
             fit(
                 workspace,
                 plan,
-                without_unused(replace(base, approach=name, seed=seed)),
+                replace(configs[name], seed=seed),
                 device=device,
                 data=data,
             )
@@ -102,7 +107,7 @@ def compare(
         entries.title(name): [read_history(workspace, run.name) for run in results]
         for name, results in runs.items()
     }
-    return _write(workspace, every, histories, runs, len(data.test))
+    return _write(workspace, every, histories, runs, len(data.test), exclude_true=exclude_true)
 
 
 class _Entries:
@@ -134,7 +139,8 @@ class _Entries:
     def controls(self) -> list[Entry]:
         """Other decisions on the baseline."""
         found = [("then its neighbors", "neighbors")]
-        found += [("by CRM", "crm")] if self._data.taxonomy is not None else []
+        if self._data.taxonomy is not None and self._data.num_classes <= MAX_DENSE_CLASSES:
+            found.append(("by CRM", "crm"))
         return [
             self._entry(f"{BASELINE}, {words}", "control", self._members[BASELINE], decision)
             for words, decision in found
@@ -207,29 +213,35 @@ def _write(
     histories: dict[str, list[list[dict[str, float]]]],
     runs: dict[str, list[RunResult]],
     num_test: int,
+    *,
+    exclude_true: bool,
 ) -> Comparison:
     num_seeds = len(entries[0].results)
     note = f"{num_test:,} test items; mean" + (" +- std" if num_seeds > 1 else "")
     note += f" of {num_seeds} seed{'s' if num_seeds > 1 else ''}"
+    if exclude_true:
+        note += "; neighbors@5 without the true label"
+    name = "compare-exclude-true" if exclude_true else "compare"
     lines = tables.compared(entries)
     makers = (tables.table1, tables.table2, tables.table3, tables.table4)
     shown = tuple(make(lines, note) for make in makers)
     record = {
         "num_test": num_test,
         "num_seeds": num_seeds,
+        "exclude_true": exclude_true,
         "entries": tables.record(lines),
         "runs": {run.name: to_dict(run.metrics) for results in runs.values() for run in results},
     }
     files = {
-        "report/compare.md": "\n".join(table.markdown() for table in shown).encode(),
-        "report/compare.json": (json.dumps(plain_json(record), indent=2) + "\n").encode(),
-        "report/compare.png": plot_compare(entries),
+        f"report/{name}.md": "\n".join(table.markdown() for table in shown).encode(),
+        f"report/{name}.json": (json.dumps(plain_json(record), indent=2) + "\n").encode(),
+        f"report/{name}.png": plot_compare(entries),
         "report/front.png": plot_front(lines),
         "report/calibration.png": plot_calibration(entries),
         "report/learning.png": plot_learning(histories),
     }
-    for name, data in files.items():
-        workspace.write(name, data)
+    for file, data in files.items():
+        workspace.write(file, data)
     return Comparison(
         entries=tuple(entries), tables=shown, files=tuple(map(workspace.where, files))
     )

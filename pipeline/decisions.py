@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.taxonomy import Taxonomy
 from schemas.errors import TargetError
 from schemas.graph import NeighborGraph
-from schemas.targets import check_dense
+from schemas.targets import MAX_DENSE_CLASSES
 
 Decision = Callable[[Float[Tensor, "B C"]], Float[Tensor, "B C"]]
 DECISIONS = ("argmax", "crm", "neighbors")
@@ -56,7 +56,13 @@ def make_decision(
             where="--decision",
             fix="add the column `path` to the labels and plan again, or use another decision",
         )
-    check_dense(taxonomy.num_labels)
+    if taxonomy.num_labels > MAX_DENSE_CLASSES:
+        raise TargetError(
+            f"{taxonomy.num_labels:,} labels: crm needs the distances of all pairs, at most "
+            f"{MAX_DENSE_CLASSES:,}",
+            where="--decision",
+            fix="use argmax or neighbors",
+        )
     distance = torch.from_numpy(taxonomy.matrix()).to(device)
     return lambda log_p: -expected_distance(log_p, distance)
 
@@ -94,14 +100,14 @@ def answer_then_neighbors(
     """
     answer = log_p.argmax(dim=1, keepdim=True)
     following = neighbors[answer[:, 0]]
-    is_place = following < 0
+    is_empty = following < 0
     places = torch.arange(following.shape[1], 0, -1, device=log_p.device, dtype=log_p.dtype)
     # Log-probabilities are at most 0: whatever has a place stands before them.
     scores = log_p.clone()
     scores.scatter_(
         1,
-        torch.where(is_place, answer, following),
-        torch.where(is_place, 0.0, places.expand(following.shape)),
+        torch.where(is_empty, answer, following),
+        torch.where(is_empty, 0.0, places.expand(following.shape)),
     )
     return scores.scatter_(1, answer, float(following.shape[1] + 1))
 

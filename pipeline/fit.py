@@ -117,6 +117,14 @@ def fit(
             is_reused=True,
             seconds=0.0,
         )
+    return _run(workspace, data, record, approach, build_targets(config, data))
+
+
+def build_targets(config: FitConfig, data: FitData) -> Targets:
+    """Return the label representation that a run starts with.
+
+    Raises: TargetError.
+    """
     options = TargetOptions(
         alpha=config.alpha,
         weighting=config.weighting,
@@ -124,8 +132,7 @@ def fit(
         beta=config.beta,
         schedule=config.schedule,
     )
-    targets = approach.build(data.graph, options, data.paths)
-    return _run(workspace, data, record, approach, targets)
+    return get_approach(config.approach).build(data.graph, options, data.paths)
 
 
 def _run(

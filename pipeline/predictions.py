@@ -56,15 +56,15 @@ class Classifier:
         """Name the networks, each with the modalities that it may see.
 
         Args:
-            members: at least one.
+            members: at least one; an item's mean is over those that see anything of it.
             temperature: divides the log-probabilities, which are then normalized again.
         """
         self._members = members
         self._temperature = temperature
 
     def at(self, temperature: float) -> "Classifier":
-        """Return the same networks at another temperature."""
-        return Classifier(self._members, temperature=temperature)
+        """Return the same networks with this temperature on top of their own."""
+        return Classifier(self._members, temperature=self._temperature * temperature)
 
     @torch.inference_mode()
     def log_p(
@@ -74,17 +74,28 @@ class Classifier:
         for network, _ in self._members:
             network.eval()
         for chunk in rows.split(_EVAL_BATCH):
-            found, predicted = [], torch.zeros(len(chunk), dtype=torch.bool, device=rows.device)
+            found, sees = [], []
             for network, modalities in self._members:
                 inputs = network_inputs(data, chunk, modalities)
                 found.append(network(*inputs).float().log_softmax(dim=1))
-                predicted |= inputs[2] | inputs[3]
-            log_p = found[0]
-            if len(found) > 1:
-                log_p = torch.stack(found).logsumexp(dim=0) - np.log(len(found))
+                sees.append(inputs[2] | inputs[3])
+            predicted = torch.stack(sees).any(dim=0)
+            log_p = found[0] if len(found) == 1 else _mean_of_seeing(found, torch.stack(sees))
             if self._temperature != 1.0:
                 log_p = (log_p / self._temperature).log_softmax(dim=1)
             yield chunk, log_p, predicted
+
+
+def _mean_of_seeing(
+    log_p: Sequence[Float[Tensor, "B C"]], sees: Bool[Tensor, "n B"]
+) -> Float[Tensor, "B C"]:
+    """Return the log of the mean probability over the networks that see anything of an item.
+
+    One that sees nothing only knows how frequent classes are; of an item that nobody sees all do.
+    """
+    takes_part = sees | ~sees.any(dim=0)
+    masked = torch.stack(list(log_p)).masked_fill(~takes_part[..., None], -torch.inf)
+    return masked.logsumexp(dim=0) - takes_part.sum(dim=0).log()[:, None]
 
 
 @torch.inference_mode()

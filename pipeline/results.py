@@ -30,7 +30,7 @@ class Result:
     val_answers: Answers | None = None
     """To the val items; None where val was not looked at, and so below."""
     temperature: float | None = None
-    """That val asks for."""
+    """That val asks for, on top of the classifier's own."""
     calibrated_ece: float | None = None
     """ECE with that temperature."""
     acceptance: tuple[Acceptance, ...] = ()
@@ -82,14 +82,14 @@ def evaluate_classifier(
     )
     val = _answers(predict(classifier, data, data.val, decision), data, data.val)
     temperature = fitted_temperature(classifier, data)
-    calibrated = predict(classifier.at(temperature), data, rows, decision)
-    is_kept = calibrated.predicted
+    calibrated = _answers(predict(classifier.at(temperature), data, rows, decision), data, rows)
+    is_kept = calibrated.confidence > -np.inf
     return replace(
         found,
         val_answers=val,
         temperature=temperature,
         calibrated_ece=expected_calibration_error(
-            calibrated.top_probabilities[is_kept, 0], found.answers.is_right[is_kept]
+            calibrated.confidence[is_kept], calibrated.is_right[is_kept]
         ),
         acceptance=accept(val, found.answers, data.num_classes),
     )

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +67,23 @@ def refuse_unused(config: FitConfig) -> None:
             f"approach {config.approach} does not use {', '.join(unused)}",
             where=", ".join(f"--{name.replace('_', '-')}" for name in unused),
             fix="leave it out, or choose an approach or weighting that uses it",
+        )
+
+
+def refuse_unused_by_all(config: FitConfig, approaches: Sequence[str]) -> None:
+    """Refuse an option that none of several approaches would use."""
+    plain = FitConfig(approach=config.approach)
+    used = {name for each in approaches for name in used_options(each, config.weighting)}
+    unused = [
+        name
+        for name in _TARGET_OPTIONS
+        if getattr(config, name) != getattr(plain, name) and name not in used
+    ]
+    if unused:
+        raise TargetError(
+            f"none of the approaches {', '.join(approaches)} uses {', '.join(unused)}",
+            where=", ".join(f"--{name.replace('_', '-')}" for name in unused),
+            fix="leave it out, or compare an approach or weighting that uses it",
         )
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
-from scipy.stats import binomtest, bootstrap
+from jaxtyping import Float, Int
+from scipy.stats import binom, bootstrap
 
 NUM_RESAMPLES = 2000
 _BATCH = 100
@@ -55,17 +55,29 @@ def mcnemar(only_first: int, only_second: int) -> float:
         only_second: items that only the second has right.
     Source: the two-sided binomial test of the discordant pairs; Dietterich 1998, section 3.1.
     """
-    discordant = only_first + only_second
-    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return _flipped_p(np.repeat([1, -1], [only_first, only_second]))
 
 
-def mcnemar_over_seeds(first: Float[np.ndarray, " T"], second: Float[np.ndarray, " T"]) -> float:
-    """Return the p-value for shares of seeds that have each item right.
+def mcnemar_over_seeds(first: Int[np.ndarray, " T"], second: Int[np.ndarray, " T"]) -> float:
+    """Return the p-value for the number of seeds that have each item right.
 
-    An item speaks for the one that has it right in more seeds (a sign test): with a single seed
-    this is McNemar's test, and items stay independent with several.
+    The exact sign-flip test of the items' differences: were the two alike, each item's difference
+    could as well be the other way round. With one seed it is McNemar's test; items stay
+    independent with several.
     """
-    return mcnemar(int((first > second).sum()), int((second > first).sum()))
+    return _flipped_p(first - second)
+
+
+def _flipped_p(differences: Int[np.ndarray, " T"]) -> float:
+    """Return how likely a sum at least this far from 0 is when every sign is tossed."""
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    chances = np.ones(1)  # of the sums -n .. n
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        heads = np.zeros(2 * size * count + 1)
+        heads[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, heads)
+    sums = np.arange(len(chances)) - len(chances) // 2
+    return min(1.0, float(chances[np.abs(sums) >= abs(differences.sum())].sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -130,8 +130,9 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         """Check the runs and the split; the decision is checked where it is made."""
         if len(set(self.runs)) != len(self.runs):
+            twice = next(run for run in self.runs if self.runs.count(run) > 1)
             raise ConfigError(
-                f"the mean of {self.runs[0]} with itself is {self.runs[0]}",
+                f"the mean of {twice} with itself is {twice}",
                 where="--ensemble",
                 fix="name another run, as one of approach 4",
             )

@@ -69,6 +69,6 @@ def run_demo(workspace: LocalStorage, *, num_items: int = 20_000, device: str = 
         f"  curves:  tensorboard --logdir {workspace.root / 'runs'}\n"
         f"  next:    . .venv/bin/activate\n"
         f'           python cli.py neighbors --show "Rain Boots"{option}\n'
-        f"           python cli.py evaluate a5{option}\n"
+        f"           python cli.py evaluate a5-affinity-odds-s0{option}\n"
         f"           python cli.py compare --seeds 3{option}"
     )

@@ -124,7 +124,9 @@ def test_the_true_label_may_be_left_out_of_every_line(workspace: LocalStorage, p
     plain, other = (
         compare(workspace, plan, **options, exclude_true=exclude) for exclude in (False, True)
     )
-    assert plain.tables[0] == other.tables[0]
+    assert plain.tables[0].rows == other.tables[0].rows
+    assert "without the true label" in other.tables[1].note
+    assert plain.files[0] != other.files[0]
     for one, another in zip(plain.entries, other.entries, strict=True):
         difference = one.mean("neighbors_at_5") - another.mean("neighbors_at_5")
         assert difference == pytest.approx(one.mean("top5"))
@@ -182,6 +184,25 @@ def test_the_baseline_is_always_among_them(workspace: LocalStorage, plan: Plan) 
     """A change needs something to change from."""
     found = compare(workspace, plan, approaches=["3"], num_seeds=1, config=QUICK, device="cpu")
     assert [row[0][:2] for row in found.tables[0].rows[:2]] == ["1.", "3."]
+
+
+def test_an_option_that_no_approach_uses_is_refused(workspace: LocalStorage, plan: Plan) -> None:
+    """`fit` refuses it too; silently ignored, it would look like a result."""
+    config = replace(QUICK, beta=5.0, temperature=0.1)
+    with pytest.raises(TargetError, match="temperature, beta") as error:
+        compare(workspace, plan, approaches=["4"], num_seeds=1, config=config, device="cpu")
+    assert error.value.where == "--temperature, --beta"
+    assert not (workspace.root / "runs").exists()
+
+
+def test_targets_that_cannot_be_made_fail_before_any_training(
+    workspace: LocalStorage, plan: Plan
+) -> None:
+    """Not after all seeds of the baseline."""
+    config = replace(QUICK, alpha=77.0)
+    with pytest.raises(TargetError, match="alpha is 77"):
+        compare(workspace, plan, approaches=["1", "3"], num_seeds=1, config=config, device="cpu")
+    assert not (workspace.root / "runs").exists()
 
 
 def test_an_unknown_approach_is_refused_before_any_training(

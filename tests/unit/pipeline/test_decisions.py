@@ -51,10 +51,16 @@ def test_argmax_ranks_by_probability() -> None:
     assert decision(P.log()).tolist() == P.log().tolist()
 
 
-def test_a_decision_that_cannot_be_made_says_what_is_missing() -> None:
+def test_a_decision_that_cannot_be_made_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Before the network runs."""
     with pytest.raises(TargetError, match="no paths") as error:
         make_decision("crm", GRAPH, None, "cpu")
+    assert error.value.where == "--decision"
+    monkeypatch.setattr("pipeline.decisions.MAX_DENSE_CLASSES", 3)
+    with pytest.raises(TargetError, match="all pairs") as error:
+        make_decision("crm", GRAPH, Taxonomy(PATHS), "cpu")
     assert error.value.where == "--decision"
     with pytest.raises(TargetError, match="'best'") as error:
         make_decision("best", GRAPH, None, "cpu")

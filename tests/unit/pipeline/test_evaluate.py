@@ -20,7 +20,7 @@ from schemas.errors import CacheIncompleteError, ConfigError, FitError, TargetEr
 from schemas.plan import Plan
 from schemas.run import EvaluateConfig, FitConfig
 from schemas.tables import CATEGORIES, CONFUSIONS
-from tests.fakes import commit_path, fake_workspace
+from tests.fakes import commit_path, fake_embeddings, fake_workspace, write_shard
 
 QUICK = {"epochs": 2, "batch_size": 32, "hidden_dim": 16, "lr": 0.01}
 
@@ -113,6 +113,28 @@ def test_an_ensemble_is_the_mean_of_the_probabilities(workspace: LocalStorage, p
     np.testing.assert_allclose(found.top_probabilities, -np.sort(-mean, axis=1), atol=1e-6)
 
 
+def test_a_network_that_sees_nothing_of_an_item_has_no_say(
+    workspace: LocalStorage, plan: Plan
+) -> None:
+    """One of pictures and one of titles: where a title is missing, the pictures decide alone."""
+    title_ok = np.ones(plan.num_items, bool)
+    title_ok[::2] = False
+    embeddings = fake_embeddings(plan)
+    embeddings["title"][~title_ok] = np.nan
+    for shard in range(plan.num_shards):
+        write_shard(workspace, plan, shard, embeddings)
+    image = trained(workspace, plan, modalities="image")
+    title = trained(workspace, plan, modalities="title")
+    alone = np.exp(log_p(workspace, plan, image))
+    found = look(workspace, plan, image, title).result.predictions
+    rows = FitData(workspace, plan, torch.device("cpu")).test.numpy()
+    blind = ~title_ok[rows]
+    assert 0 < blind.sum() < len(rows)
+    expected = -np.sort(-alone, axis=1)
+    np.testing.assert_allclose(found.top_probabilities[blind], expected[blind], atol=1e-6)
+    assert np.abs(found.top_probabilities[~blind] - expected[~blind]).max() > 0.01
+
+
 def test_a_calibrated_run_has_the_temperature_of_val(workspace: LocalStorage, plan: Plan) -> None:
     """Fitted on val by hand, applied on test; the ranking stays."""
     name = trained(workspace, plan, "4")
@@ -131,6 +153,8 @@ def test_a_calibrated_run_has_the_temperature_of_val(workspace: LocalStorage, pl
     )
     assert found.result.metrics.ece == pytest.approx(plain.result.calibrated_ece, abs=1e-6)
     assert found.result.metrics.nll < plain.result.metrics.nll
+    assert found.result.temperature == pytest.approx(1.0, abs=0.01)  # nothing is left to fit
+    assert found.result.calibrated_ece == pytest.approx(found.result.metrics.ece, abs=0.01)
 
 
 def test_a_decision_reorders_what_the_run_says(workspace: LocalStorage, plan: Plan) -> None:

@@ -1,6 +1,7 @@
 """Tests and intervals against their definitions."""
 
 import math
+from itertools import product
 from math import comb
 
 import numpy as np
@@ -20,12 +21,26 @@ def test_mcnemar_equals_the_binomial_tail() -> None:
     assert mcnemar(0, 0) == 1.0
 
 
-def test_an_item_speaks_for_the_one_that_has_it_right_in_more_seeds() -> None:
-    """Three seeds of one item are not three items."""
-    first = np.array([1.0, 2 / 3, 1.0, 0.0, 1 / 3])
-    second = np.array([2 / 3, 0.0, 0.0, 1.0, 1 / 3])
-    assert mcnemar_over_seeds(first, second) == mcnemar(3, 1)
-    one, other = np.array([1.0, 1, 0, 0, 1]), np.array([1.0, 0, 1, 0, 0])
+@LAWS
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=9),
+)
+def test_over_seeds_every_sign_is_tossed(pairs: list[tuple[int, int]]) -> None:
+    """All ways to turn the items' differences around, one by one; the sign of p's cause is lost."""
+    first, second = np.array(pairs).T
+    d = first - second
+    sums = [abs(np.dot(signs, d)) for signs in product([-1, 1], repeat=len(d))]
+    expected = np.mean(np.array(sums) >= abs(d.sum()))
+    assert mcnemar_over_seeds(first, second) == pytest.approx(expected)
+
+
+def test_a_difference_in_more_seeds_weighs_more() -> None:
+    """30 items at 3 of 3 against 0 outweigh 60 at 1 against 2: no sign test would say so."""
+    first = np.array([3] * 30 + [1] * 60)
+    second = np.array([0] * 30 + [2] * 60)
+    assert first.sum() > second.sum()
+    assert mcnemar_over_seeds(first, second) > 0.05
+    one, other = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 1, 0, 0])
     assert mcnemar_over_seeds(one, other) == mcnemar(2, 1)  # one seed: McNemar's own
 
 
