@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ import zarr
 
 from cache.layout import check_array, chunk_num_bytes, open_arrays
 from cache.lease import read_holder
-from cache.reader import Cache, read_all_items, read_label_emb, read_labels
+from cache.reader import Cache, labels_state, read_all_items, read_label_emb, read_labels
 from cache.storage import LocalStorage
 from cache.verify import shard_state
 from cache.writer import ShardWriter, write_labels
@@ -37,6 +38,15 @@ from tests.fakes import (
 
 def writer_of(workspace: LocalStorage, plan: Plan, shard: int) -> ShardWriter:
     return ShardWriter(workspace, plan, shard, compute_dtype="float32", batch_size=50)
+
+
+def fill(writer: ShardWriter, embeddings: dict[str, np.ndarray]) -> None:
+    """Write the chunks that are missing."""
+    for chunk in writer.missing:
+        rows = slice(*writer.chunk_range(chunk))
+        image, title = embeddings["image"][rows], embeddings["title"][rows]
+        ok = np.ones(len(image), bool)
+        writer.write(chunk, image=image, title=title, rows=rows_table(rows.start, ok, ok))
 
 
 def filled(workspace: LocalStorage, num_items: int = 300) -> tuple[Plan, dict[str, np.ndarray]]:
@@ -195,6 +205,87 @@ def test_a_shard_without_its_commit_is_not_done(workspace: LocalStorage) -> None
     with pytest.raises(CacheIncompleteError, match="1 of 3 shards") as caught:
         Cache(workspace, plan)
     assert "--allow-partial" in caught.value.fix
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+@pytest.mark.parametrize(
+    "other", [{"compute_dtype": "bfloat16"}, {"batch_size": 5}, {"decoder": "nvjpeg"}]
+)
+def test_a_run_keeps_only_chunks_that_were_made_as_it_makes_them(
+    workspace: LocalStorage, other: dict[str, Any], is_committed: bool
+) -> None:
+    """A resumed shard is what one uninterrupted run writes, and its commit says how."""
+    plan = fake_plan(workspace, num_items=300)
+    embeddings = fake_embeddings(plan)
+    usual = {"compute_dtype": "float32", "batch_size": 50, "decoder": "pillow"}
+    made = usual | other
+    with ShardWriter(workspace, plan, 1, **made) as writer:
+        fill(writer, embeddings)
+        if is_committed:
+            commit = writer.commit()
+            assert {name: getattr(commit, name) for name in made} == made
+    with ShardWriter(workspace, plan, 1, **made) as writer:
+        assert writer.missing == []
+    with writer_of(workspace, plan, 1) as writer:
+        assert writer.missing == [2, 3]
+        fill(writer, embeddings)
+        commit = writer.commit()
+    assert {name: getattr(commit, name) for name in usual} == usual
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+@pytest.mark.parametrize("change", ["items", "encoder"])
+def test_a_run_keeps_no_chunks_of_other_items_or_another_encoder(
+    workspace: LocalStorage, change: str, is_committed: bool
+) -> None:
+    """Also where the arrays' metadata, which would refuse another encoder, is lost."""
+    plan = fake_plan(workspace, num_items=300)
+    with writer_of(workspace, plan, 1) as writer:
+        fill(writer, fake_embeddings(plan))
+        if is_committed:
+            writer.commit()
+    if change == "items":
+        other = replace(plan, shards=(plan.shards[0], "f" * 64, plan.shards[2]))
+    else:
+        spec = fake_spec(weights="other")
+        other = replace(plan, encoder=spec, spec_id=spec.spec_id())
+        for name in ("image", "title"):
+            (array_path(workspace, name) / "zarr.json").unlink()
+    with writer_of(workspace, other, 1) as writer:
+        assert writer.missing == [2, 3]
+
+
+def test_a_writer_gives_the_embeddings_of_finished_chunks_by_row_of_the_shard(
+    workspace: LocalStorage,
+) -> None:
+    """A picture that occurs again is copied from its first row, in a later shard as in shard 0."""
+    plan, embeddings = filled(workspace)
+    with writer_of(workspace, plan, 1) as writer:
+        for name, row in (("image", 0), ("title", 63), ("image", 64), ("title", 127)):
+            np.testing.assert_array_equal(writer.embedding(name, row), embeddings[name][128 + row])
+        writer.discard(writer.chunks.start)
+        fill(writer, {name: -matrix for name, matrix in embeddings.items()})
+        np.testing.assert_array_equal(writer.embedding("title", 70), -embeddings["title"][198])
+
+
+def test_a_commit_counts_what_is_there_and_what_is_not(workspace: LocalStorage) -> None:
+    """Status and the share of bad items are read from commits, not from rows."""
+    plan = fake_plan(workspace, num_items=300)
+    embeddings = fake_embeddings(plan)
+    embeddings["image"][130] = embeddings["title"][140:143] = np.nan
+    write_shard(workspace, plan, 1, embeddings)
+    commit = shard_state(workspace, plan, 1).commit
+    assert commit is not None
+    assert (commit.image_ok, commit.title_ok, commit.num_bad) == (127, 125, 4)
+    assert commit.reasons == {"image: absent": 4}
+
+
+def test_the_labels_commit_says_what_was_embedded_and_how(workspace: LocalStorage) -> None:
+    """It is what tells stale label embeddings, and a graph made from them."""
+    plan = replace(fake_plan(workspace, num_items=300), label_text="path")
+    write_labels(workspace, plan, np.eye(3, 16), compute_dtype="bfloat16", seconds=1.25)
+    commit = labels_state(workspace, plan)
+    assert (commit.label_text, commit.compute_dtype, commit.seconds) == ("path", "bfloat16", 1.25)
 
 
 def test_a_partial_cache_reads_missing_shards_as_absent(workspace: LocalStorage) -> None:

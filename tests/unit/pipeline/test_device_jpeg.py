@@ -41,12 +41,14 @@ class Counting(DeviceJpegs):
         return super().decode(pictures)
 
 
-def preprocess_of(mode: str = "shortest", size: tuple[int, int] = (64, 64)) -> Preprocess:
+def preprocess_of(
+    mode: str = "shortest", size: tuple[int, int] = (64, 64), interpolation: str = "bicubic"
+) -> Preprocess:
     return Preprocess(
         size=size,
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
-        interpolation="bicubic",
+        interpolation=interpolation,
         resize_mode=mode,
         fill_color=0,
     )
@@ -63,10 +65,32 @@ def jpeg(size: tuple[int, int] = (300, 200), mode: str = "RGB", **options: objec
     return file.getvalue()
 
 
-def turned(orientation: int) -> bytes:
+def tagged(tag: int, value: object) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = orientation
+    exif[tag] = value
     return jpeg(exif=exif)
+
+
+def turned(orientation: int) -> bytes:
+    return tagged(0x0112, orientation)
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def headers(
+    height: int = 200,
+    width: int = 300,
+    *,
+    bits: int = 8,
+    names: tuple[int, ...] = (1, 2, 3),
+    before: bytes = b"",
+) -> bytes:
+    """Return the start, a baseline frame's header and the end of a file."""
+    frame = bytes([bits]) + height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    frame += bytes([len(names)]) + b"".join(bytes([name, 0x11, 0]) for name in names)
+    return b"\xff\xd8" + before + segment(0xC0, frame) + b"\xff\xd9"
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
@@ -83,6 +107,15 @@ def test_pixels_are_pillows_within_the_rounding(mode: str, shape: tuple[int, int
     assert difference.max() <= 4
     assert difference.mean() < 0.5
     np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_height_width_and_interpolation_are_the_encoders() -> None:
+    """A square size and one interpolation hide it where they are mixed up or left out."""
+    preprocess, data = preprocess_of("squash", (48, 64), "bilinear"), jpeg()
+    found = DeviceJpegs(preprocess, CPU).decode([data])
+    assert found.shape == (1, 48, 64, 3)
+    expected = load(data, preprocess, is_scaled=False).astype(int)
+    assert np.abs(found[0].astype(int) - expected).max() <= 4
 
 
 def test_every_plain_picture_of_the_corpus_is_the_one_that_pillow_sees() -> None:
@@ -113,10 +146,24 @@ def test_every_plain_picture_of_the_corpus_is_the_one_that_pillow_sees() -> None
         jpeg(mode="L"),
         jpeg(progressive=True),
         turned(6),
+        turned(3),
+        turned(0),
         jpeg(xmp=b"<x:xmpmeta><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>"),
         jpeg()[:2] + b"\xff\xe1\x00\x0eExif\0\0broken" + jpeg()[2:],
         jpeg()[:2] + b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\0" + jpeg()[2:],  # transform 0: RGB
         picture_bytes(),
+        headers(4001, 4000),  # too many pixels
+        headers(1, 101),  # too long
+        headers(0, 0),
+        headers(bits=12),
+        headers(names=(82, 71, 66)),
+        headers(names=(1, 2, 3, 4)),
+        headers(before=segment(0xDE, bytes(15))),  # hierarchical
+        headers(before=segment(0xCC, bytes(2))),  # arithmetic
+        headers()[:2] + segment(0xC0, b"\x08\0\x10\0\x10") + b"\xff\xd9",  # cut off
+        headers()[:2] + b"\xff\xe0\x03\xe8\xff\xd9",  # a segment longer than the file
+        headers()[:2] + b"\0" + headers()[3:],  # no marker
+        b"\n" + headers(),
     ],
 )
 def test_what_can_be_read_in_two_ways_is_left_to_pillow(data: bytes) -> None:
@@ -125,7 +172,22 @@ def test_what_can_be_read_in_two_ways_is_left_to_pillow(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [jpeg(), jpeg(subsampling=0), jpeg(optimize=True), turned(1), jpeg(dpi=(300, 300))]
+    "data",
+    [
+        jpeg(),
+        jpeg(subsampling=0),
+        jpeg(optimize=True),
+        jpeg(comment=b"a shoe"),
+        jpeg(icc_profile=bytes(200)),
+        jpeg(restart_marker_blocks=8),
+        turned(1),
+        tagged(0x0131, "an editor"),
+        jpeg(dpi=(300, 300)),
+        headers(),
+        headers(4000, 4000),  # as many pixels as allowed
+        headers(1, 100),  # as long as allowed
+        headers(before=segment(0xED, b"Photoshop 3.0\0")),
+    ],
 )
 def test_what_shops_have_is_plain(data: bytes) -> None:
     """Else the device would stand idle."""

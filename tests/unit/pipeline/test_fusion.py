@@ -180,19 +180,22 @@ def test_attention_lets_a_present_token_see_the_other() -> None:
     assert (block(tokens_BMD, both)[:, :D] - before[:, :D]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("embed_dim", [7, 12, 16])
-def test_any_embedding_width_can_be_split_into_heads(embed_dim: int) -> None:
+@pytest.mark.parametrize(("embed_dim", "num_heads"), [(7, 1), (12, 4), (16, 8)])
+def test_any_embedding_width_can_be_split_into_heads(embed_dim: int, num_heads: int) -> None:
     """Encoders come in odd widths, and the number of heads is not an option of the user's."""
     network = network_of("attention", embed_dim=embed_dim, num_heads=8)
     everything = torch.ones(2, dtype=torch.bool)
     found = network(torch.ones(2, embed_dim), torch.ones(2, embed_dim), everything, everything)
     assert found.shape == (2, C)
+    assert network.fuser.num_heads == num_heads
 
 
 @pytest.mark.parametrize("num_hidden", [1, 3])
-def test_depth_and_width_are_as_asked(num_hidden: int) -> None:
+def test_depth_width_and_dropout_are_as_asked(num_hidden: int) -> None:
     """A sweep over options that change nothing would measure noise."""
-    network = network_of("attention", num_hidden=num_hidden)
+    network = network_of("attention", num_hidden=num_hidden, dropout=0.3)
+    shares = [layer.p for layer in network.mlp if isinstance(layer, nn.Dropout)]
+    assert shares == [0.3] * num_hidden
     linear = [layer for layer in network.mlp if isinstance(layer, nn.Linear)]
     widths = [(layer.in_features, layer.out_features) for layer in linear]
     assert widths == [(2 * D, H), *[(H, H)] * (num_hidden - 1), (H, C)]
@@ -214,3 +217,5 @@ def test_the_default_head_has_the_stated_size() -> None:
         network = FusionNetwork(embed_dim=512, num_classes=4350)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert round(count / 1e6, 1) == 6.6
+    assert network.fuser.num_heads == 8  # no weight shows it: other heads would load and be wrong
+    assert [layer.p for layer in network.mlp if isinstance(layer, nn.Dropout)] == [0.1]

@@ -15,6 +15,7 @@ from pipeline.losses import (
     focal_loss,
     focal_of_items,
     kl_of_items,
+    loss_parts,
     target_kl,
     to_tensors,
 )
@@ -295,6 +296,14 @@ def test_the_public_losses_are_means_over_the_batch(name: str) -> None:
         found = combined_loss(logits, labels, given, gamma=2, kl_weight=0.7)
         torch.testing.assert_close(found, focal + 0.7 * kl)
     torch.testing.assert_close(combined_loss(logits, labels, table, gamma=2, kl_weight=0.0), focal)
+
+
+def test_without_a_weight_the_kl_is_not_computed() -> None:
+    """The baseline neither pays for it nor reports one."""
+    logits, labels = batch()
+    focal, kl = loss_parts(logits, labels, to_tensors(table_for("4"), CPU), 2, 0.0)
+    assert kl.item() == 0
+    torch.testing.assert_close(focal, focal_loss(logits, labels, gamma=2))
 
 
 @pytest.mark.parametrize("name", ["1b", "2", "4", "taxonomy"])

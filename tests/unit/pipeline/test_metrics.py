@@ -174,6 +174,45 @@ def test_distances_are_counted_by_hand() -> None:
     assert found["hier_dist_at_5"] == found["hier_dist_at_20"] == pytest.approx(18 / 12)
 
 
+def test_hierarchical_distances_are_over_the_top_1_5_and_20_labels() -> None:
+    """A list shorter than five labels has one mean for all of them, whatever is cut off."""
+    paths = [f"{label % 3} > {label % 2} > {label}" for label in range(30)]
+    graph = NeighborGraph(np.full((30, 1), -1), np.full((30, 1), np.nan))
+    rng = np.random.default_rng(0)
+    top, labels = np.stack([rng.permutation(30)[:25] for _ in range(6)]), rng.integers(0, 30, 6)
+    found = evaluate(top, np.full(top.shape, 0.04), labels, graph, paths)
+    for k in (1, 5, 20):
+        distances = [
+            literal_distance(paths[y], paths[j])
+            for row, y in zip(top, labels, strict=True)
+            for j in row[:k]
+        ]
+        assert found[f"hier_dist_at_{k}"] == pytest.approx(sum(distances) / (6 * k))
+
+
+def test_the_row_of_an_item_without_an_answer_reaches_no_figure() -> None:
+    """It is an error, whether by chance it holds the true class or the farthest one."""
+    top = np.array([[3, 2, 1, 0], [0, 1, 2, 3], [2, 3, 0, 1], [0, 1, 2, 3]])
+    labels, predicted = np.array([0, 0, 2, 1]), np.array([False, False, True, True])
+    found = measure(
+        top,
+        labels,
+        predicted,
+        PAIRS,
+        confidence=np.array([0.9, 0.9, 0.8, 0.6]),
+        nll=np.zeros(4),
+        taxonomy=Taxonomy(PATHS),
+        train_counts=np.array([9, 5, 2, 1]),
+    )
+    assert found.severity == 1.0  # of item 3 alone
+    assert found.hierarchical_distances is not None
+    assert found.hierarchical_distances[0] == 0.5
+    assert found.macro_f1 == pytest.approx(1 / 3)  # class 2, not 0 and 1
+    assert found.group_top1 is not None
+    assert found.group_top1[:2] == (0.0, 1.0)  # head: items 0, 1 and 3
+    assert found.ece == pytest.approx((0.2 + 0.6) / 2)
+
+
 def test_without_paths_there_is_no_distance_and_without_mistakes_no_severity() -> None:
     """None says that nobody asked, NaN that there was nothing to average."""
     top, probs = np.array([[0, 1, 2, 3]]), np.full((1, 4), 0.25)
@@ -185,7 +224,7 @@ def test_without_paths_there_is_no_distance_and_without_mistakes_no_severity() -
 
 def test_the_dict_has_the_keys_that_others_call() -> None:
     """Scripts outside read them by name."""
-    found = evaluate(TOP, np.full(TOP.shape, 0.1), LABELS, RING)
+    found = evaluate(TOP, np.tile([0.4, 0.3, 0.2, 0.1, 0.0], (4, 1)), LABELS, RING)
     assert set(found) == {
         "top1",
         "top5",
@@ -198,8 +237,10 @@ def test_the_dict_has_the_keys_that_others_call() -> None:
         "macro_f1",
         "ece",
     }
-    assert (found["top1"], found["neighbors_at_5_mean"]) == (0.25, 1.5)
+    assert (found["top1"], found["top5"], found["neighbors_at_5_mean"]) == (0.25, 0.5, 1.5)
     assert found["neighbors_at_5_share"] == [0.25, 0.25, 0.25, 0.25, 0.0, 0.0]
+    assert found["macro_f1"] == pytest.approx(0.1)  # 2 / 5 for class 0, 0 for 1, 3 and 7
+    assert found["ece"] == pytest.approx(0.15)  # .4 where 1 of 4 is right
 
 
 def test_calibration_error_is_computed_by_hand() -> None:
@@ -216,6 +257,7 @@ def test_calibration_bins_are_closed_on_the_right() -> None:
     assert np.flatnonzero(found[:, 0]).tolist() == [0, 1, 2, 14]
     assert found[:, 0].sum() == 4
     assert found[14].tolist() == [1, 1, 1]
+    assert calibration_table(confidence[1:2], np.array([False])).shape == (15, 3)
     assert math.isnan(expected_calibration_error(confidence[:0], np.zeros(0, bool)))
 
 
@@ -235,6 +277,15 @@ def test_head_mid_and_tail_are_thirds_of_the_classes_by_train_items() -> None:
     assert math.isnan(group_top1(is_right[:1], labels[:1], counts)[2])
 
 
+def test_classes_with_equally_many_train_items_are_grouped_by_number() -> None:
+    """In a balanced catalog every border is a tie, and runs have to cut it alike."""
+    rng = np.random.default_rng(0)
+    counts, is_right, labels = rng.integers(1, 3, 60), rng.random(60) < 0.5, np.arange(60)
+    order = sorted(range(60), key=lambda label: (-counts[label], label))
+    expected = tuple(is_right[order[start : start + 20]].mean() for start in (0, 20, 40))
+    assert group_top1(is_right, labels, counts) == expected
+
+
 def test_a_tree_over_real_paths_equals_a_walk_over_names() -> None:
     """Every pair of a tree with names that repeat on other branches, and in one path."""
     paths = ["A", "A > A", "A > A > A", "B > A > A", "B > A", "B > C > D > E", "A > C", "B > C"]
@@ -252,3 +303,19 @@ def test_a_path_with_a_nameless_level_is_refused(path: str) -> None:
     """Two unknown levels would count as one and the same."""
     with pytest.raises(CatalogError, match="without a name"):
         Taxonomy(["A > b", path])
+
+
+def test_the_first_path_with_a_nameless_level_is_named() -> None:
+    """In a tree of thousands the user has to find the line."""
+    with pytest.raises(CatalogError, match=r"2 paths .* the first ' > a'") as caught:
+        Taxonomy(["A > b", " > a", "A > b", ""])
+    assert caught.value.where == "labels, column path, label 1"
+
+
+def test_a_matrix_of_many_labels_has_every_row() -> None:
+    """It is made some rows at a time; a forgotten one holds whatever was in memory."""
+    tree = Taxonomy([f"{label % 7} > {label}" for label in range(600)])
+    labels = np.arange(600)
+    is_near = labels[:, None] % 7 == labels % 7
+    expected = np.where(labels[:, None] == labels, 0, np.where(is_near, 1, 2))
+    np.testing.assert_array_equal(tree.matrix(), expected)

@@ -1,11 +1,14 @@
 """Approach 5's schedules against their recurrences, taken literally, row by row."""
 
+import math
+
 import numpy as np
 import pytest
 
 from pipeline.targets.curriculum import after_steps, choose_eps, harden, off_true_at
 from pipeline.targets.options import SCHEDULES, TargetOptions
 from pipeline.targets.registry import APPROACHES
+from schemas.errors import TargetError
 from schemas.graph import NeighborGraph
 from schemas.targets import TargetTable
 
@@ -106,6 +109,18 @@ def test_hardening_takes_20_virtual_steps_with_the_largest_eps(name: str, schedu
 
 
 @pytest.mark.parametrize("schedule", VIRTUAL)
+def test_targets_harden_between_the_virtual_steps_too(schedule: str) -> None:
+    """A run has thousands of optimizer steps; targets must not jump at 20 of them."""
+    start = start_table(alpha=0.4).off_true()
+    eps = choose_eps(float(start.max()), schedule)
+    half = off_true_at(start, 0.5 / STEPS, schedule)
+    assert half.max() < start.max()
+    np.testing.assert_allclose(
+        after_steps(half, 0.5, eps, schedule), off_true_at(start, 1 / STEPS, schedule), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("schedule", VIRTUAL)
 def test_at_most_one_percent_is_left_at_the_end(schedule: str) -> None:
     """The row with most mass sets eps; all others end below it."""
     table = start_table()
@@ -115,7 +130,7 @@ def test_at_most_one_percent_is_left_at_the_end(schedule: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", VIRTUAL)
-@pytest.mark.parametrize("largest", [0.02, 0.4, 0.95])
+@pytest.mark.parametrize("largest", [0.02, 0.4, 0.95, 0.9999])
 def test_eps_is_the_largest_that_leaves_one_percent(schedule: str, largest: float) -> None:
     """A smaller eps would also end at 1%, but harden too early."""
     dense = np.array([[1 - largest, largest], [0.0, 1.0]])
@@ -139,6 +154,31 @@ def test_progress_zero_is_the_start_table(name: str, schedule: str) -> None:
     np.testing.assert_allclose(
         harden(table, 0.0, schedule=schedule).dense(), table.dense(), atol=1e-7
     )
+
+
+@pytest.mark.parametrize(
+    ("progress", "schedule"),
+    [(-0.1, "linear"), (1.01, "odds"), (math.nan, "geometric"), (0.5, "typo")],
+)
+def test_what_is_no_moment_or_no_schedule_is_refused(progress: float, schedule: str) -> None:
+    """Steps beyond the plan would give negative weights, a typo another schedule."""
+    with pytest.raises(TargetError, match=f"'{schedule}' at progress {progress}") as caught:
+        harden(start_table(), progress, schedule=schedule)
+    assert caught.value.where == "harden"
+    assert "linear, geometric, odds" in caught.value.fix
+
+
+def test_targets_harden_linearly_unless_asked_otherwise() -> None:
+    """As the documentation of the public function says."""
+    table = start_table()
+    found, expected = harden(table, 0.3), harden(table, 0.3, schedule="linear")
+    np.testing.assert_array_equal(found.weight, expected.weight)
+
+
+def test_hardened_targets_stay_float32() -> None:
+    """Doubles would turn the loss to float64, at twice the time."""
+    table, dense = harden(start_table("2"), 0.3), harden(start_table("online"), 0.3)
+    assert table.weight.dtype == table.base.dtype == dense.matrix.dtype == np.float32
 
 
 @pytest.mark.parametrize("name", ["2", "3", "4"])

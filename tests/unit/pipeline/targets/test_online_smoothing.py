@@ -70,6 +70,35 @@ def test_each_epoch_begins_anew() -> None:
         torch.testing.assert_close(after[y], before[y])
 
 
+def test_rows_sum_to_one_after_very_many_items() -> None:
+    """Float32 sums of an epoch drift from 1, and the KL needs a distribution."""
+    targets, logits = OnlineTargets(start()), torch.zeros(100_000, C)
+    logits[:, 0] = 0.1
+    targets.add(logits, torch.zeros(100_000, dtype=torch.int64))
+    total = targets.next_epoch().matrix[0].double().sum()
+    assert total.item() == pytest.approx(1, abs=3e-7)
+
+
+def test_a_class_that_is_certain_has_no_entropy() -> None:
+    """0 log 0 = 0: float32 probabilities reach 0, and one NaN ends the run for all weights."""
+    targets, logits = OnlineTargets(start()), torch.zeros(1, C)
+    logits[0, 2] = 200.0
+    targets.add(logits, torch.tensor([2]))
+    found = targets.next_epoch()
+    assert found.matrix[2].tolist() == [0, 0, 1, 0, 0]
+    assert found.negative_entropy[2] == 0
+
+
+def test_the_targets_it_started_from_stay_as_they_were() -> None:
+    """They share memory with the label representation that the run saves."""
+    first = start()
+    targets = OnlineTargets(first)
+    for logits, labels in batches():
+        targets.add(logits, labels)
+    targets.next_epoch()
+    torch.testing.assert_close(first, start(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_logits_are_averaged_in_float32(dtype: torch.dtype) -> None:
     """Autocast hands over bfloat16, whose softmax has two digits."""

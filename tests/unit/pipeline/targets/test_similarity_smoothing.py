@@ -178,6 +178,16 @@ def test_a_neighbor_without_a_similarity_counts_as_not_similar(weighting: str) -
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_a_number_beside_an_empty_place_is_no_similarity(weighting: str) -> None:
+    """A graph made elsewhere may pad with any number; the true class must not gain by it."""
+    padded = NeighborGraph(np.array([[1, -1], [0, -1]]), np.array([[0.5, 0.7]] * 2))
+    clean = NeighborGraph(padded.neighbors, np.array([[0.5, np.nan]] * 2))
+    options = TargetOptions(weighting=weighting, temperature=0.5)
+    one, two = (similarity_smoothing(graph, options).dense() for graph in (padded, clean))
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_the_graph_is_left_as_it_was(weighting: str) -> None:
     """The same graph measures neighbors@5 afterwards; clipping in place would change it."""
     graph = random_graph(is_ragged=True)

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.targets.rows import check_alpha, neighbor_table
 from schemas.errors import TargetError
-from schemas.targets import TargetTable
+from schemas.targets import DenseTargets, TargetTable
 
 
 def table_of(index: list[list[int]], weight: list[list[float]], base: list[float]):
@@ -81,11 +81,25 @@ def test_mass_off_the_true_class_counts_base_and_neighbors() -> None:
     np.testing.assert_allclose(table.off_true(), [0.6, 0.55, 0.4, 0.3], atol=1e-6)
 
 
+def test_mass_off_the_true_class_is_a_share_whatever_the_rounding() -> None:
+    """Float32 weights may sum to a little more than 1; schedules divide by what is left."""
+    assert table_of([[0], [1]], [[1.000001], [1.0]], [0.0, 0.0]).off_true().tolist() == [0, 0]
+    matrix = np.array([[1.000001, 0.0], [0.0, 1.0]], np.float32)
+    assert DenseTargets(matrix).off_true().tolist() == [0, 0]
+
+
+def test_an_entry_below_zero_by_rounding_is_accepted() -> None:
+    """A base and a weight that cancel leave 1e-9 on either side of 0."""
+    table = table_of([[0, 1], [1, 0]], [[1.0, -1e-7], [1.0, 0.0]], [0.0, 0.0])
+    assert table.num_classes == 2
+
+
 @pytest.mark.parametrize(
     ("weight", "base"),
     [
         ([[0.9], [1.0]], [0.0, 0.0]),
         ([[1.001], [1.0]], [0.0, 0.0]),
+        ([[1.00002], [1.0]], [0.0, 0.0]),
         ([[1.0], [1.0]], [0.01, 0.0]),
         ([[1.2], [1.0]], [-0.1, 0.0]),
         ([[math.nan], [1.0]], [0.0, 0.0]),
