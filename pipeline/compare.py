@@ -171,9 +171,11 @@ class _Entries:
         else:
             for view in references.VIEWS:
                 found[f"nearest label, {view}"] = references.zero_shot(self._data, label_emb, view)
+        is_sample = len(self._data.train) > references.MAX_TRAIN
+        sample = f" of {references.MAX_TRAIN:,}" if is_sample else ""
         for view in references.VIEWS:
             predictions, k = references.nearest_items(self._data, view)
-            found[f"nearest items, {view} (k = {k})"] = predictions
+            found[f"nearest items{sample}, {view} (k = {k})"] = predictions
         return [
             Entry(title=title, kind="reference", results=(self._measured(predictions),))
             for title, predictions in found.items()

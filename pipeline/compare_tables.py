@@ -41,9 +41,10 @@ class Entry:
         return [value for value in found if value is not None]
 
     def mean(self, name: str) -> float:
-        """Return a metric's mean over seeds; NaN where it is unknown."""
+        """Return a metric's mean over the seeds that have it; NaN where none has."""
         values = self.values(lambda metrics: getattr(metrics, name))
-        return fmean(values) if values else float("nan")
+        known = [value for value in values if not math.isnan(value)]
+        return fmean(known) if known else float("nan")
 
     def num_right(self) -> Int64[np.ndarray, " T"]:
         """Return how many seeds have each item right."""
@@ -271,7 +272,7 @@ def _coverage(entry: Entry, place: int) -> str:
 
 
 def _change(found: Change | None, factor: float) -> str:
-    return "" if found is None else str(found.times(factor))
+    return "" if found is None or math.isnan(found.value) else str(found.times(factor))
 
 
 def _p(value: float | None) -> str:

@@ -12,8 +12,9 @@ def metrics_table(metrics: Metrics, *, title: str, note: str = "") -> TextTable:
     groups = " / ".join(f"{100 * share:.1f}" for share in metrics.group_top1 or ())
     severity = distances = "unknown: labels have no paths"
     if metrics.severity is not None and metrics.hierarchical_distances is not None:
-        has_mistakes = not math.isnan(metrics.severity)
-        severity = f"{metrics.severity:.2f} levels" if has_mistakes else "no mistakes"
+        severity = f"{metrics.severity:.2f} levels"
+        if math.isnan(metrics.severity):
+            severity = "no mistakes" if metrics.top1 > 0 else "no answers"
         distances = " / ".join(f"{each:.2f}" for each in metrics.hierarchical_distances) + " levels"
     rows = (
         ("top1", f"{100 * metrics.top1:.2f} %"),

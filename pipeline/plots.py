@@ -114,7 +114,7 @@ def _reliability(axes: Axes, results: Sequence[Result]) -> None:
     num_items, sum_confidence, num_right = calibration_table(confidence, right).T
     some = num_items > 0
     centers = (np.arange(NUM_BINS) + 0.5) / NUM_BINS
-    axes.bar(centers, num_items / num_items.sum(), width=0.9 / NUM_BINS, color="#c9d7e8")
+    axes.bar(centers, num_items / max(num_items.sum(), 1), width=0.9 / NUM_BINS, color="#c9d7e8")
     axes.plot([0, 1], [0, 1], ":", color="gray")
     x, y = sum_confidence[some] / num_items[some], num_right[some] / num_items[some]
     axes.plot(x, y, "o-", color="#1f5fa8", ms=4)

@@ -25,7 +25,7 @@ VIEWS = ("image", "title", "both")
 NEAREST = (1, 3, 5, 10, 20, 50)
 _LOGIT_SCALE = 100.0  # CLIP's own: cosines to logits
 # Exact search over 12M train items would take hours on a CPU.
-_MAX_TRAIN = 200_000
+MAX_TRAIN = 200_000
 _MAX_VALIDATION = 10_000
 _LEAST_VOTE = 1e-6  # who is among the nearest has a vote, however far
 _BLOCK_ROWS = 512
@@ -76,8 +76,8 @@ def nearest_items(data: FitData, view: str) -> tuple[Predictions, int]:
     """
     rng = np.random.default_rng(0)
     train, labels = data.train.cpu().numpy(), data.labels.cpu().numpy()
-    if len(train) > _MAX_TRAIN:
-        train = rng.choice(train, _MAX_TRAIN, replace=False)
+    if len(train) > MAX_TRAIN:
+        train = rng.choice(train, MAX_TRAIN, replace=False)
     emb, is_ok = _unit_view(data, train, view)
     train, emb = train[is_ok], emb[is_ok]
     test = data.test.cpu().numpy()

@@ -170,6 +170,16 @@ def test_p_values_are_adjusted_over_the_trained_approaches_only() -> None:
     assert all(change is None for change in lines[0].changes.values())
 
 
+def test_a_seed_without_a_mistake_does_not_hide_the_others_severity() -> None:
+    """NaN of one seed would make the mean NaN, and the front would take that for the best."""
+    found = entry("2", [[1.0, 1.0], [0.0, 0.0]])
+    results = tuple(
+        replace(result, metrics=replace(result.metrics, severity=severity))
+        for result, severity in zip(found.results, (float("nan"), 3.0), strict=True)
+    )
+    assert replace(found, results=results).mean("severity") == 3.0
+
+
 def test_the_front_holds_whoever_nobody_beats() -> None:
     """As good in all and better in one beats; equal ones do not beat each other."""
     entries = [

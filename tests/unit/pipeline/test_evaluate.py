@@ -74,6 +74,18 @@ def test_items_of_a_missing_shard_are_errors_here_as_in_fit(
     assert found.result.metrics.top1 <= 1 - num_missing / 60
 
 
+def test_a_test_split_without_any_answer_says_so(workspace: LocalStorage, plan: Plan) -> None:
+    """Not "no mistakes", and no picture that divides by nothing."""
+    embeddings = fake_embeddings(plan)
+    data = FitData(workspace, plan, torch.device("cpu"))
+    embeddings["title"][data.test.numpy()] = np.nan
+    for shard in range(plan.num_shards):
+        write_shard(workspace, plan, shard, embeddings)
+    found = look(workspace, plan, trained(workspace, plan, modalities="title"))
+    values = dict(found.tables[0].rows)
+    assert (values["top1"], values["mistake severity"]) == ("0.00 %", "no answers")
+
+
 def test_val_is_another_split(workspace: LocalStorage, plan: Plan) -> None:
     """Its predictions name val rows; figures are not those of test."""
     name = trained(workspace, plan)
