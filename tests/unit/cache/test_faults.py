@@ -164,6 +164,7 @@ def test_a_kill_anywhere_else_costs_nothing_but_time(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_kill_at_any_step_of_a_run_costs_nothing_but_time(
     processes: Processes, template: Template, tmp_path: Path
 ) -> None:
@@ -243,6 +244,7 @@ def test_a_kill_while_damaged_shards_are_mended_makes_them_no_worse(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_kill_at_any_step_of_a_repair_makes_it_no_worse(
     processes: Processes, template: Template, tmp_path: Path
 ) -> None:
@@ -289,6 +291,7 @@ def test_a_kill_during_a_redo_leaves_the_old_shard_or_the_new_one(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_kill_at_any_step_of_a_redo_leaves_the_old_shard_or_the_new_one(
     processes: Processes, tmp_path: Path
 ) -> None:
