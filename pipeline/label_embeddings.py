@@ -83,11 +83,12 @@ def _from_parquet(data: bytes, place: str, label_ids: pa.ChunkedArray) -> Float[
         raise _error(f"missing columns: {', '.join(missing)}; found: {found}", place)
     ids = table["label_id"].cast(pa.string())
     known, given = label_ids.to_pylist(), ids.to_pylist()
+    known_ids, given_ids = set(known), set(given)
     problems = {
-        "labels have no embedding": sorted(set(known) - set(given)),
+        "labels have no embedding": sorted(known_ids - given_ids),
         "label ids occur more than once": duplicates(given),
         "label ids are of no label": [
-            each for each in dict.fromkeys(given) if each not in set(known)
+            each for each in dict.fromkeys(given) if each not in known_ids
         ],
     }
     for problem, bad in problems.items():
