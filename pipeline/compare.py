@@ -24,7 +24,7 @@ from pipeline.fusion import FusionNetwork
 from pipeline.plots import plot_calibration, plot_compare, plot_front, plot_learning
 from pipeline.predictions import Classifier, Predictions
 from pipeline.results import Result, evaluate_classifier, measured
-from pipeline.runs import load_run, read_history, refuse_unused_by_all, without_unused
+from pipeline.runs import load_run, read_history, refuse_unused, without_unused
 from pipeline.targets.registry import BASELINE, PAPER_APPROACHES, PARTNER, get_approach
 from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
@@ -78,7 +78,7 @@ def compare(
     names = list(dict.fromkeys([BASELINE, *approaches]))
     for name in names:
         get_approach(name)
-    refuse_unused_by_all(base, names)
+    refuse_unused(base, names)
     data = FitData(workspace, plan, pick_device(device), allow_partial=base.allow_partial)
     configs = {name: without_unused(replace(base, approach=name)) for name in names}
     for config_of in configs.values():

@@ -103,7 +103,7 @@ def fit(
     """
     chosen = pick_device(device)
     approach = get_approach(config.approach)
-    refuse_unused(config)
+    refuse_unused(config, [config.approach])
     check_gamma(config.gamma)
     data = data or FitData(workspace, plan, chosen, allow_partial=config.allow_partial)
     record = make_record(config, data, chosen)
@@ -141,8 +141,9 @@ def _run(
     """Train, evaluate on test and write the run's files, metrics.json last."""
     name = run_name(record.config)
     place = f"runs/{name}"
-    for old in workspace.sizes(place):
-        workspace.remove(old)  # unfinished, or of other inputs
+    # Unfinished, or of other inputs; first what says "finished".
+    for old in sorted(workspace.sizes(place), key=lambda name: not name.endswith("/metrics.json")):
+        workspace.remove(old)
     workspace.write(f"{place}/config.json", to_json(record).encode())
     data.load()
     device = data.labels.device

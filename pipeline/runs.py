@@ -18,6 +18,7 @@ from cache.storage import Storage
 from pipeline.device import has_bfloat16
 from pipeline.fusion import FusionNetwork
 from pipeline.metrics import Metrics
+from pipeline.status import finished_runs
 from pipeline.targets.registry import get_approach, used_options
 from pipeline.tensors import FitData
 from schemas.configs import digest, from_json, to_dict
@@ -58,20 +59,11 @@ def without_unused(config: FitConfig) -> FitConfig:
     return replace(config, **{name: getattr(plain, name) for name in unused})
 
 
-def refuse_unused(config: FitConfig) -> None:
-    """Refuse an option that the approach would silently ignore."""
-    plain = without_unused(config)
-    unused = [name for name in _TARGET_OPTIONS if getattr(config, name) != getattr(plain, name)]
-    if unused:
-        raise TargetError(
-            f"approach {config.approach} does not use {', '.join(unused)}",
-            where=", ".join(f"--{name.replace('_', '-')}" for name in unused),
-            fix="leave it out, or choose an approach or weighting that uses it",
-        )
+def refuse_unused(config: FitConfig, approaches: Sequence[str]) -> None:
+    """Refuse an option that none of the approaches would use, instead of ignoring it.
 
-
-def refuse_unused_by_all(config: FitConfig, approaches: Sequence[str]) -> None:
-    """Refuse an option that none of several approaches would use."""
+    Raises: TargetError.
+    """
     plain = FitConfig(approach=config.approach)
     used = {name for each in approaches for name in used_options(each, config.weighting)}
     unused = [
@@ -80,10 +72,16 @@ def refuse_unused_by_all(config: FitConfig, approaches: Sequence[str]) -> None:
         if getattr(config, name) != getattr(plain, name) and name not in used
     ]
     if unused:
+        alone = len(approaches) == 1
+        who = (
+            f"approach {approaches[0]} does not use"
+            if alone
+            else (f"none of the approaches {', '.join(approaches)} uses")
+        )
         raise TargetError(
-            f"none of the approaches {', '.join(approaches)} uses {', '.join(unused)}",
+            f"{who} {', '.join(unused)}",
             where=", ".join(f"--{name.replace('_', '-')}" for name in unused),
-            fix="leave it out, or compare an approach or weighting that uses it",
+            fix="leave it out, or choose an approach or weighting that uses it",
         )
 
 
@@ -174,10 +172,15 @@ def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwor
     """Return a finished run's network, on the data's device, and its record.
 
     Raises: FitError if it was trained on other items, embeddings or another label graph than
-        `data`, or its weights cannot be read.
+        `data`, or its config or weights cannot be read.
     """
     where = workspace.where(f"runs/{name}")
-    text = workspace.read(f"runs/{name}/config.json").decode()
+    try:
+        text = workspace.read(f"runs/{name}/config.json").decode()
+    except FileNotFoundError as error:
+        raise FitError(
+            f"run {name} has no config.json", where=where, fix=f"delete {where} and fit again"
+        ) from error
     record = from_json(RunRecord, text, where=where, fix=f"delete {where}")
     if record.inputs != data.inputs:
         old, new = asdict(record.inputs), asdict(data.inputs)
@@ -197,12 +200,6 @@ def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwor
             fix=f"delete {where} and fit again",
         ) from error
     return network.to(data.device).eval(), record
-
-
-def finished_runs(workspace: Storage) -> tuple[str, ...]:
-    """Return the names of the runs that are finished, in order."""
-    files = workspace.sizes("runs")
-    return tuple(sorted(name.split("/")[1] for name in files if name.endswith("/metrics.json")))
 
 
 def read_history(workspace: Storage, name: str) -> list[dict[str, float]]:

@@ -126,15 +126,20 @@ class Status:
 
 def read_status(workspace: Storage, plan: Plan) -> Status:
     """Look at every commit, lease and file size; no data is read."""
-    runs = sorted(name for name in workspace.sizes("runs") if name.endswith("/metrics.json"))
     ranges = map(plan.shard_range, range(plan.num_shards))
     return Status(
         shards=tuple(shard_states(workspace, plan, range(plan.num_shards))),
         labels=_problem(labels_state, workspace, plan),
         graph=_problem(read_graph, workspace, plan),
-        runs=tuple(name.split("/")[-2] for name in runs),
+        runs=finished_runs(workspace),
         num_rows=tuple(stop - start for start, stop in ranges),
     )
+
+
+def finished_runs(workspace: Storage) -> tuple[str, ...]:
+    """Return the names of the runs that are finished, in order."""
+    files = workspace.sizes("runs")
+    return tuple(sorted(name.split("/")[-2] for name in files if name.endswith("/metrics.json")))
 
 
 def index_string(shards: Sequence[int]) -> str:

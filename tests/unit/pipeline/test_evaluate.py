@@ -283,6 +283,9 @@ def test_damaged_weights_are_an_error_that_names_the_file(
     with pytest.raises(FitError, match="weights cannot be read") as error:
         look(workspace, plan, name)
     assert str(path) in error.value.where
+    path.with_name("config.json").unlink()
+    with pytest.raises(FitError, match=r"no config\.json"):
+        look(workspace, plan, name)
 
 
 def test_what_cannot_be_asked_is_refused(workspace: LocalStorage, plan: Plan) -> None:

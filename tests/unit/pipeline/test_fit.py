@@ -143,6 +143,25 @@ def test_a_run_of_other_inputs_is_made_again(workspace: LocalStorage, plan: Plan
     assert not run(workspace, plan).is_reused
 
 
+def test_a_run_that_is_made_again_stops_being_finished_first(
+    workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two removals, half a run would pass for a finished one."""
+    run(workspace, plan)
+    write_neighbors(workspace, plan, k=2)
+    removed: list[str] = []
+    remove = LocalStorage.remove
+
+    def note(self: LocalStorage, name: str) -> None:
+        removed.append(name)
+        remove(self, name)
+
+    monkeypatch.setattr(LocalStorage, "remove", note)
+    run(workspace, plan)
+    assert len(removed) > 3
+    assert removed[0].endswith("/metrics.json")
+
+
 def test_a_damaged_record_is_made_again(workspace: LocalStorage, plan: Plan) -> None:
     """Not a stack trace, and not trusted either."""
     first = run(workspace, plan)
