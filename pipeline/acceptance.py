@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-TARGETS = (0.95, 0.97, 0.99)
+from schemas.tables import ACCEPTED_AT
+
+TARGETS = tuple(percent / 100 for percent in ACCEPTED_AT)
 # Fewer say little: 30 of 30 right still leaves a true precision of 90% possible (at 95%).
 MIN_ANSWERS = 30
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from cache.layout import parquet_bytes
 from cache.reader import read_labels
 from cache.storage import Storage
-from pipeline.acceptance import Acceptance
+from pipeline.acceptance import MIN_ANSWERS, Acceptance
 from pipeline.categories import (
     categories_table,
     confusions_table,
@@ -52,7 +52,7 @@ class Evaluation:
 def evaluate(
     workspace: Storage, plan: Plan, config: EvaluateConfig, *, device: str = "auto"
 ) -> Evaluation:
-    """Evaluate a finished run, or the mean of two.
+    """Evaluate a finished run, or the mean of several.
 
     Args:
         workspace: where the plan, the cache and the runs are.
@@ -81,16 +81,8 @@ def evaluate(
     categories = categories_table(
         result, labels, names=names, train_counts=data.train_counts, confusions=confusions
     )
-    record = {
-        **to_dict(config),
-        "temperature": temperature,
-        "metrics": to_dict(result.metrics),
-        "fitted_temperature": result.temperature,
-        "calibrated_ece": result.calibrated_ece,
-        "acceptance": [asdict(each) for each in result.acceptance],
-    }
     files = {
-        "metrics.json": (json.dumps(plain_json(record), indent=2) + "\n").encode(),
+        "metrics.json": _metrics_file(result, config, temperature),
         "categories.parquet": parquet_bytes(categories),
         "confusions.parquet": parquet_bytes(confusions),
         "predictions.parquet": predictions_file(result.predictions, data, rows),
@@ -110,6 +102,18 @@ def evaluate(
         ),
         folder=workspace.where(f"report/{config.name()}"),
     )
+
+
+def _metrics_file(result: Result, config: EvaluateConfig, temperature: float) -> bytes:
+    record = {
+        **to_dict(config),
+        "temperature": temperature,
+        "metrics": to_dict(result.metrics),
+        "fitted_temperature": result.temperature,
+        "calibrated_ece": result.calibrated_ece,
+        "acceptance": [asdict(each) for each in result.acceptance],
+    }
+    return (json.dumps(plain_json(record), indent=2) + "\n").encode()
 
 
 def _metrics_table(result: Result, config: EvaluateConfig, temperature: float) -> TextTable:
@@ -150,5 +154,6 @@ def acceptance_table(acceptance: tuple[Acceptance, ...], split: str) -> TextTabl
         ),
         rows=tuple(rows),
         note=f"accepted: share of all {split} items; by category: a threshold for each answer that "
-        "val has 30 of, else the one for all",
+        f"val has {MIN_ANSWERS} of, else the one for all"
+        + ("; thresholds were chosen on these very items" if split == "val" else ""),
     )

@@ -10,7 +10,7 @@ def metrics_table(metrics: Metrics, *, title: str, note: str = "") -> TextTable:
     """Return one line a metric."""
     shares = " / ".join(f"{100 * share:.1f}" for share in metrics.neighbors_at_5_shares)
     groups = " / ".join(f"{100 * share:.1f}" for share in metrics.group_top1 or ())
-    severity = distances = "unknown: labels have no paths"
+    severity = distances = "unknown: not every label has a path"
     if metrics.severity is not None and metrics.hierarchical_distances is not None:
         severity = f"{metrics.severity:.2f} levels"
         if math.isnan(metrics.severity):

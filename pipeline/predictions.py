@@ -5,9 +5,9 @@ Only the head runs again, on cached embeddings: 10,000 items take about a second
 T items, P predictions kept of each, C classes, B batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,20 @@ def network_inputs(
     return data.embeddings("image", rows), data.embeddings("title", rows), image_ok, title_ok
 
 
+class Chunk(NamedTuple):
+    """What networks say of some rows."""
+
+    rows: Int64[Tensor, " B"]
+    log_p: Float[Tensor, "B C"]
+    """Log-probabilities."""
+    predicted: Bool[Tensor, " B"]
+    """Whether there was anything to predict from."""
+
+    def at(self, temperature: float) -> "Chunk":
+        """Return the same with the log-probabilities divided by this and normalized again."""
+        return self._replace(log_p=(self.log_p / temperature).log_softmax(dim=1))
+
+
 class Classifier:
     """One trained network, or several whose probabilities are averaged."""
 
@@ -67,10 +81,8 @@ class Classifier:
         return Classifier(self._members, temperature=self._temperature * temperature)
 
     @torch.inference_mode()
-    def log_p(
-        self, data: FitData, rows: Int64[Tensor, " T"]
-    ) -> Iterator[tuple[Int64[Tensor, " B"], Float[Tensor, "B C"], Bool[Tensor, " B"]]]:
-        """Yield rows, their log-probabilities and whether there was anything to predict from."""
+    def log_p(self, data: FitData, rows: Int64[Tensor, " T"]) -> Iterator[Chunk]:
+        """Yield the log-probabilities of some rows, thousands at a time."""
         for network, _ in self._members:
             network.eval()
         for chunk in rows.split(_EVAL_BATCH):
@@ -81,9 +93,8 @@ class Classifier:
                 sees.append(inputs[2] | inputs[3])
             predicted = torch.stack(sees).any(dim=0)
             log_p = found[0] if len(found) == 1 else _mean_of_seeing(found, torch.stack(sees))
-            if self._temperature != 1.0:
-                log_p = (log_p / self._temperature).log_softmax(dim=1)
-            yield chunk, log_p, predicted
+            said = Chunk(chunk, log_p, predicted)
+            yield said if self._temperature == 1.0 else said.at(self._temperature)
 
 
 def _mean_of_seeing(
@@ -98,7 +109,6 @@ def _mean_of_seeing(
     return masked.logsumexp(dim=0) - takes_part.sum(dim=0).log()[:, None]
 
 
-@torch.inference_mode()
 def predict(
     classifier: Classifier,
     data: FitData,
@@ -113,11 +123,17 @@ def predict(
         rows: whose.
         decision: how probabilities become a ranking.
     """
+    return rank(classifier.log_p(data, rows), data, decision)
+
+
+@torch.inference_mode()
+def rank(chunks: Iterable[Chunk], data: FitData, decision: Decision = argmax) -> Predictions:
+    """Rank the labels of items whose probabilities are known."""
     num_kept = min(NUM_PREDICTIONS, data.num_classes)
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for chunk, log_p, predicted in classifier.log_p(data, rows):
+    for rows, log_p, predicted in chunks:
         top = decision(log_p).topk(num_kept, dim=1).indices
-        item_nll = -log_p.gather(1, data.labels[chunk][:, None])[:, 0]
+        item_nll = -log_p.gather(1, data.labels[rows][:, None])[:, 0]
         parts.append((top, log_p.gather(1, top).exp(), item_nll, predicted))
     columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     return Predictions(
@@ -146,18 +162,18 @@ def measure_predictions(
     )
 
 
-def predictions_file(predictions: Predictions, data: FitData, test: Int64[Tensor, " T"]) -> bytes:
+def predictions_file(predictions: Predictions, data: FitData, rows: Int64[Tensor, " T"]) -> bytes:
     """Return predictions.parquet; an item that could not be predicted has empty lists."""
-    rows = test.cpu().numpy()
+    numbers = rows.cpu().numpy()
     kept = predictions.predicted
 
     def lists(values: np.ndarray) -> list[list[Any]]:
         return [list(row) if ok else [] for row, ok in zip(values.tolist(), kept, strict=True)]
 
     columns = {
-        "row": rows,
-        "item_id": data.item_ids.take(pa.array(rows)),
-        "label": data.labels[test].cpu().numpy(),
+        "row": numbers,
+        "item_id": data.item_ids.take(pa.array(numbers)),
+        "label": data.labels[rows].cpu().numpy(),
         "top_labels": lists(predictions.top_labels),
         "top_probabilities": lists(predictions.top_probabilities),
     }

@@ -53,10 +53,7 @@ class Taxonomy:
     @property
     def largest(self) -> int:
         """The largest distance between two labels; 0 for a single one."""
-        if self.num_labels < 2:
-            return 0
-        is_shared = (self._nodes == self._nodes[0]).all(axis=0)
-        num_shared = int(np.cumprod(is_shared).sum())  # levels above all labels
+        num_shared = int((self._nodes == self._nodes[0]).all(axis=0).sum())  # above all labels
         return int(self.depth.max()) - num_shared
 
     def distance(
@@ -64,8 +61,8 @@ class Taxonomy:
     ) -> Int64[np.ndarray, "..."]:
         """Return d of labels, broadcast against each other."""
         one, other = self._nodes[a], self._nodes[b]
-        # Beyond the end of both, -1 equals -1: not a common level.
-        num_common = np.cumprod((one == other) & (one >= 0), axis=-1).sum(axis=-1)
+        # A node stands for all names above it too; beyond the end of both, -1 equals -1.
+        num_common = ((one == other) & (one >= 0)).sum(axis=-1)
         return np.maximum(self.depth[a], self.depth[b]) - num_common
 
     def matrix(self) -> Float32[np.ndarray, "C C"]:

@@ -57,6 +57,8 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+ACCEPTED_AT = (95, 97, 99)  # percent: precisions at which answers may be accepted unseen
+
 CATEGORIES = pa.schema(
     [
         pa.field("label", pa.int32(), nullable=False),
@@ -77,7 +79,7 @@ CATEGORIES = pa.schema(
         # Per target precision, of the answers: those accepted, and right ones among them.
         *(
             pa.field(f"{what}_{target}", kind, nullable=False)
-            for target in (95, 97, 99)
+            for target in ACCEPTED_AT
             for what, kind in (
                 ("threshold", pa.float64()),
                 ("accepted", pa.int64()),

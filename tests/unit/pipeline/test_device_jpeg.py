@@ -163,7 +163,9 @@ def test_every_plain_picture_of_the_corpus_is_the_one_that_pillow_sees() -> None
         headers()[:2] + segment(0xC0, b"\x08\0\x10\0\x10") + b"\xff\xd9",  # cut off
         headers()[:2] + b"\xff\xe0\x03\xe8\xff\xd9",  # a segment longer than the file
         headers()[:2] + b"\0" + headers()[3:],  # no marker
-        b"\n" + headers(),
+        b"\0\0" + headers()[2:],
+        headers(before=segment(0xEE, b"Adobe\0d\0\0\0\0\2")),  # transform 2: YCCK
+        headers(before=segment(0xEE, b"Adobe\0d")),  # of no transform
     ],
 )
 def test_what_can_be_read_in_two_ways_is_left_to_pillow(data: bytes) -> None:
@@ -179,7 +181,8 @@ def test_what_can_be_read_in_two_ways_is_left_to_pillow(data: bytes) -> None:
         jpeg(optimize=True),
         jpeg(comment=b"a shoe"),
         jpeg(icc_profile=bytes(200)),
-        jpeg(restart_marker_blocks=8),
+        headers(before=segment(0xDD, b"\0\10")),  # restart intervals
+        headers(before=segment(0xEE, b"Adobe\0d\0\0\0\0\1")),
         turned(1),
         tagged(0x0131, "an editor"),
         jpeg(dpi=(300, 300)),

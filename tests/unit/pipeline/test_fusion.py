@@ -219,3 +219,15 @@ def test_the_default_head_has_the_stated_size() -> None:
     assert round(count / 1e6, 1) == 6.6
     assert network.fuser.num_heads == 8  # no weight shows it: other heads would load and be wrong
     assert [layer.p for layer in network.mlp if isinstance(layer, nn.Dropout)] == [0.1]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_logits_are_no_linear_map_of_the_embeddings(fusion: str) -> None:
+    """Without its activation an MLP of any depth and width is one matrix."""
+    network = network_of(fusion)
+    one, other = embeddings(1), embeddings(2)
+    middle = tuple((a + b) / 2 for a, b in zip(one, other, strict=True))
+    everything = torch.ones(B, dtype=torch.bool)
+    ends = [network(*pair, everything, everything) for pair in (one, other)]
+    found = network(*middle, everything, everything)
+    assert (found - (ends[0] + ends[1]) / 2).abs().max() > 1e-3
