@@ -18,6 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from jaxtyping import Float64, Int64
 
+from cache.layout import arrow_file
 from pipeline.locations import absolute, file_name, read_file, reading
 from schemas.errors import NeighborsError
 from schemas.graph import NeighborGraph
@@ -99,16 +100,17 @@ def _table(place: str, data: bytes) -> pa.Table:
     """Return the three columns; similarity is null where nobody gives it."""
     with reading(place):
         if file_name(place).endswith(".parquet"):
-            table = pq.read_table(pa.BufferReader(data))
+            table = pq.read_table(arrow_file(data))
         else:
             options = pa.csv.ConvertOptions(column_types=_TYPES, null_values=[""])
-            table = pa.csv.read_csv(pa.BufferReader(data), convert_options=options)
+            table = pa.csv.read_csv(arrow_file(data), convert_options=options)
     missing = [name for name in _IDS if name not in table.column_names]
     if missing:
         raise NeighborsError(
             f"missing columns: {', '.join(missing)}; found: {', '.join(table.column_names)}",
             where=place,
-            fix="name the columns label_id, neighbor_id and, if there are any, similarity",
+            fix="name the columns label_id, neighbor_id and, if there are any, similarity; in CSV "
+            "separate them with commas",
         )
     if not len(table):
         raise NeighborsError(
