@@ -52,9 +52,9 @@ def make_decision(
         )
     if taxonomy is None:
         raise TargetError(
-            "crm needs distances in the category tree, and the labels have no paths",
+            "crm needs distances in the category tree, and not every label has a path",
             where="--decision",
-            fix="add the column `path` to the labels and plan again, or use another decision",
+            fix="give each label one in the column `path` and plan again, or use another decision",
         )
     if taxonomy.num_labels > MAX_DENSE_CLASSES:
         raise TargetError(

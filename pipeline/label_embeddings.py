@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from cache.layout import arrow_file
 from pipeline.labels import duplicates
 from pipeline.locations import absolute, file_name, read_file
 from schemas.errors import EmbeddingFilesError
@@ -50,10 +51,16 @@ def read_label_embeddings(
         raise
     except (ValueError, OSError, EOFError, pa.ArrowException) as error:
         raise _error(f"cannot be read: {error or type(error).__name__}", place) from error
-    is_bad = ~(np.isfinite(label_emb).all(axis=1) & label_emb.any(axis=1))
+    # By length in float64: entries of 1e300 or 1e-300 are finite, and their squares are not.
+    with np.errstate(over="ignore", under="ignore"):
+        length = np.linalg.norm(label_emb.astype(np.float64), axis=1)
+    is_bad = ~(np.isfinite(length) & (length > 0))
     bad = label_ids.take(pa.array(np.flatnonzero(is_bad))).to_pylist()
     if bad:
-        raise _error(f"{len(bad)} embeddings are zero or not finite: of {_first(bad)}", place)
+        raise _error(
+            f"{len(bad)} embeddings are zero or not finite: of {_first(bad)}",
+            place,
+        )
     return label_emb, hashlib.sha256(data).hexdigest()
 
 
@@ -76,7 +83,7 @@ def _from_npy(data: bytes, place: str, num_labels: int) -> Float[np.ndarray, "C 
 
 
 def _from_parquet(data: bytes, place: str, label_ids: pa.ChunkedArray) -> Float[np.ndarray, "C D"]:
-    table = pq.read_table(pa.BufferReader(data))
+    table = pq.read_table(arrow_file(data))
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         found = ", ".join(table.column_names)

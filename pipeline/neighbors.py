@@ -93,7 +93,13 @@ def build_graph(label_embeddings: Float[np.ndarray, "C D"], k: int) -> NeighborG
     if k < 1:
         raise NeighborsError(f"k is {k}, expected 1 or more", where="--k", fix="use --k 20")
     if k > num_labels - 1:
-        logger.warning("only %d labels: k shrinks from %d to %d", num_labels, k, num_labels - 1)
+        logger.warning(
+            "only %d labels: k shrinks from %d to %d, and all labels are neighbors of one another; "
+            "for neighbors@5 to tell answers apart, give a smaller --k",
+            num_labels,
+            k,
+            num_labels - 1,
+        )
         k = num_labels - 1
     unit = _unit_rows(label_embeddings)
     index = ExactIndex(unit.astype(np.float32))

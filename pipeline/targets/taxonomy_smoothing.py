@@ -29,9 +29,9 @@ def taxonomy_smoothing(
     """
     if paths is None:
         raise TargetError(
-            "this approach needs the labels' paths, and there are none",
+            "this approach needs a path of every label, and not every label has one",
             where="labels, column path",
-            fix="plan with labels that have paths, or choose one of the approaches 1 to 5",
+            fix="plan with labels that all have paths, or choose one of the approaches 1 to 5",
         )
     check_dense(len(paths))
     tree = Taxonomy(paths)

@@ -55,7 +55,7 @@ def test_a_decision_that_cannot_be_made_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before the network runs."""
-    with pytest.raises(TargetError, match="no paths") as error:
+    with pytest.raises(TargetError, match="not every label has a path") as error:
         make_decision("crm", GRAPH, None, "cpu")
     assert error.value.where == "--decision"
     monkeypatch.setattr("pipeline.decisions.MAX_DENSE_CLASSES", 3)
