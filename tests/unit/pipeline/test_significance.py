@@ -6,6 +6,7 @@ from math import comb
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -101,6 +102,22 @@ def test_a_ratio_is_resampled_as_a_ratio() -> None:
         values.append(distance[drawn].sum() / mistakes[drawn].sum())
     assert found.low == pytest.approx(np.quantile(values, 0.025), abs=0.02)
     assert found.high == pytest.approx(np.quantile(values, 0.975), abs=0.02)
+
+
+def test_the_interval_agrees_with_scipys_bootstrap() -> None:
+    """Sums of resamples as products are those of the items drawn."""
+    rng = np.random.default_rng(4)
+    new, old = rng.random(300), rng.random(300)
+    found = change(share(new), share(old))
+    expected = scipy.stats.bootstrap(
+        (new, old),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        paired=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=2e-3)
 
 
 def test_the_same_items_give_the_same_interval_and_no_difference_none() -> None:
