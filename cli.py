@@ -21,6 +21,7 @@ from schemas.errors import PipelineError
 if TYPE_CHECKING:
     from cache.storage import Storage
     from pipeline.encoder import Encoder
+    from schemas.run import FitRuntime
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,7 +47,7 @@ def _configure_logging() -> None:
     for name in ("pipeline", "cache"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.INFO if _is_first_process() else logging.WARNING)
         logger.propagate = False
 
 
@@ -150,11 +151,39 @@ def _fit_options(command: Command) -> Command:
         click.option("--gamma", default=2.0, show_default=True, help="Focusing of the focal loss."),
         click.option("--kl-weight", default=1.0, show_default=True, help="Weight of the KL term."),
         click.option("--allow-partial", is_flag=True, help="Go on although shards are missing."),
+        click.option(
+            "--residency",
+            type=click.Choice(["auto", "device", "host", "stream"]),
+            default="auto",
+            show_default=True,
+            help="Where the embeddings are: the device's memory, the machine's, or disk; auto goes "
+            "by free memory.",
+        ),
+        click.option(
+            "--accumulate",
+            default=1,
+            show_default=True,
+            type=click.IntRange(min=1),
+            help="Compute each batch in so many parts: the same steps in less memory.",
+        ),
         _device_option,
     ]
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _runtime(options: dict[str, Any]) -> "FitRuntime":
+    """Take out of a command's options what says how a run is computed."""
+    from schemas.run import FitRuntime
+
+    names = ("device", "residency", "accumulate", "resume")
+    return FitRuntime(**{name: options.pop(name) for name in names if name in options})
+
+
+def _is_first_process() -> bool:
+    """Say whether this is the one that reports, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @click.group(
@@ -605,17 +634,26 @@ def _print_graph_stats(workspace: "Storage", *, as_json: bool) -> None:
 @main.command(epilog=_example("python cli.py fit --approach 5"))
 @click.option("--approach", required=True, help="1, 1b, 2, 3, 4, 5, taxonomy or online.")
 @click.option("--seed", default=0, show_default=True, help="Of weights, batch order and dropout.")
+@click.option(
+    "--resume", is_flag=True, help="Go on where the same run was stopped, if it was; else begin."
+)
 @_fit_options
 @_workspace_option()
-def fit(workspace: "Storage", device: str, **options: Any) -> None:
-    """Train the fusion network on the cached embeddings."""
+def fit(workspace: "Storage", **options: Any) -> None:
+    """Train the fusion network on the cached embeddings.
+
+    On several devices: torchrun --nproc-per-node=N cli.py fit --approach 5
+    """
     from cache.reader import read_plan
 
     frozen = read_plan(workspace)
     from pipeline.fit import fit as fit_run
     from schemas.run import FitConfig
 
-    fit_run(workspace, frozen, FitConfig(**options), device=device).table().print()
+    runtime = _runtime(options)
+    found = fit_run(workspace, frozen, FitConfig(**options), runtime=runtime)
+    if _is_first_process():
+        found.table().print()
 
 
 def _exclude_true_option(command: Command) -> Command:
@@ -694,7 +732,6 @@ def compare(
     num_seeds: int,
     *,
     exclude_true: bool,
-    device: str,
     **options: Any,
 ) -> None:
     """Fit what is missing and print the paper's tables, with intervals, controls, references."""
@@ -704,13 +741,17 @@ def compare(
     from pipeline.compare import compare as compare_runs
     from schemas.run import FitConfig
 
+    runtime = _runtime(options)
+    names = [name.strip() for name in approaches.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--approaches names none; for example --approaches 1,4")
     found = compare_runs(
         workspace,
         frozen,
-        approaches=[name.strip() for name in approaches.split(",")],
+        approaches=names,
         num_seeds=num_seeds,
         config=FitConfig(approach="1", **options),
-        device=device,
+        runtime=runtime,
         exclude_true=exclude_true,
     )
     for table in found.tables:

@@ -1,4 +1,4 @@
-"""A shard belongs to one process at a time: whoever holds its lease.
+"""A shard, or a run, belongs to one process at a time: whoever holds its lease.
 
 The lease is a file whose beat grows every 15 seconds while its holder lives. An observer that sees
 no new beat for 120 seconds of its own clock may seize it; on one machine a dead holder is known at
@@ -63,15 +63,15 @@ class Holder:
         return bool(self.machine) and self.machine == _machine()
 
 
-def read_holder(workspace: Storage, shard: int) -> Holder | None:
-    """Return who holds a shard; None if nobody does."""
-    found = _read(workspace, shard)
+def read_holder(workspace: Storage, what: int | str) -> Holder | None:
+    """Return who holds a shard or a run; None if nobody does."""
+    found = _read(workspace, what)
     return found[0] if found else None
 
 
-def _read(workspace: Storage, shard: int) -> tuple[Holder, bytes] | None:
+def _read(workspace: Storage, what: int | str) -> tuple[Holder, bytes] | None:
     try:
-        data = workspace.read(lease_name(shard))
+        data = workspace.read(lease_name(what))
         return from_json(Holder, data.decode(), where="", fix=""), data
     except FileNotFoundError:
         return None
@@ -83,18 +83,19 @@ def _read(workspace: Storage, shard: int) -> tuple[Holder, bytes] | None:
 
 
 class Lease:
-    """The right to write one shard; a context manager."""
+    """The right to write one shard or one run; a context manager."""
 
     def __init__(
         self,
         workspace: Storage,
-        shard: int,
+        what: int | str,
         *,
         beat_seconds: float = BEAT_SECONDS,
         stale_seconds: float = STALE_SECONDS,
     ) -> None:
-        """Name the shard; entering takes it."""
-        self._workspace, self._shard, self._name = workspace, shard, lease_name(shard)
+        """Name the shard, by its number, or the run; entering takes it."""
+        self._workspace, self._what, self._name = workspace, what, lease_name(what)
+        self._title = f"shard {what}" if isinstance(what, int) else f"run {what}"
         self._beat_seconds, self._stale_seconds = beat_seconds, stale_seconds
         now = time.time()
         self._holder = Holder(
@@ -118,12 +119,12 @@ class Lease:
         Raises: LeaseError naming who holds it.
         """
         while not self._workspace.create(self._name, self._data):
-            found = _read(self._workspace, self._shard)
+            found = _read(self._workspace, self._what)
             if found is None:
                 continue
             self._wait_for_death(*found)
             if self._workspace.seize(self._name, self._data, found[1]):
-                logger.warning("shard %05d: took over from %s", self._shard, found[0])
+                logger.warning("%s: took over from %s", self._title, found[0])
                 break
         self._thread.start()
         return self
@@ -138,7 +139,7 @@ class Lease:
         self._stop.set()
         self._thread.join()
         with contextlib.suppress(PipelineError, FileNotFoundError):
-            found = _read(self._workspace, self._shard)
+            found = _read(self._workspace, self._what)
             if found is not None and found[0].token == self._holder.token:
                 self._workspace.remove(self._name)
 
@@ -148,10 +149,10 @@ class Lease:
         Raises: LeaseError if it was seized: this process was silent for too long.
         """
         with self._lock:
-            found = _read(self._workspace, self._shard)
+            found = _read(self._workspace, self._what)
         if found is None or found[0].token != self._holder.token:
             raise LeaseError(
-                f"the lease of shard {self._shard} was lost to {found[0] if found else 'nobody'}",
+                f"the lease of {self._title} was lost to {found[0] if found else 'nobody'}",
                 where=self._workspace.where(self._name),
                 fix="nothing half-written counts; look whether this machine or its storage stalls, "
                 "then run the same command again",
@@ -168,14 +169,14 @@ class Lease:
         deadline = time.monotonic() + self._stale_seconds
         if not is_here:
             logger.info(
-                "shard %05d is held by %s; watching for up to %.0f s whether it lives",
-                self._shard,
+                "%s is held by %s; watching for up to %.0f s whether it lives",
+                self._title,
                 holder,
                 self._stale_seconds,
             )
         while time.monotonic() < deadline and not is_here:
             time.sleep(min(_POLL_SECONDS, self._stale_seconds / 10))
-            found = _read(self._workspace, self._shard)
+            found = _read(self._workspace, self._what)
             if found is None:
                 return
             if found[1] != data:
@@ -185,7 +186,7 @@ class Lease:
             if not is_here:
                 return
         raise LeaseError(
-            f"shard {self._shard} is being written by {holder}, "
+            f"{self._title} is being written by {holder}, "
             f"for {max(0.0, time.time() - holder.taken):.0f} s",
             where=self._workspace.where(self._name),
             fix="let it finish; a holder that dies is noticed after "
@@ -201,12 +202,12 @@ class Lease:
                     if self._workspace.refresh(self._name, data, self._data):
                         self._holder, self._data = beaten, data
                         continue
-                    found = _read(self._workspace, self._shard)
+                    found = _read(self._workspace, self._what)
                     if found is None or found[0].token != self._holder.token:
                         return  # lost; `check` says so
                     self._holder, self._data = found  # a beat whose answer got lost
             except PipelineError as error:
-                logger.warning("shard %05d: no heartbeat: %s", self._shard, error.what)
+                logger.warning("%s: no heartbeat: %s", self._title, error.what)
 
 
 def _encode(holder: Holder) -> bytes:

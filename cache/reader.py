@@ -8,7 +8,8 @@ N items, n chosen items, C labels, D embedding width, R rows of a chunk.
 
 import hashlib
 import resource
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -50,6 +51,10 @@ from schemas.tables import ROWS
 PLAN = "plan.json"
 _NUM_THREADS = 4
 _EMBED_LABELS = "run `python cli.py embed --labels`"
+
+
+def _ignore(num_rows: int) -> None:
+    del num_rows
 
 
 class Cache:
@@ -156,6 +161,86 @@ class Cache:
             )
         if not is_direct:
             out[:] = whole[: stop - start] if kept is None else whole[: stop - start][kept]
+
+    def check(
+        self, names: Sequence[str] = MODALITIES, done: Callable[[int], None] = _ignore
+    ) -> None:
+        """Compare every chunk with its checksum and keep nothing, before blocks are read.
+
+        Args:
+            names: of the modalities.
+            done: called with the number of rows of each chunk that is right.
+        Raises: CacheCorruptError naming the first chunk that does not match and its rows.
+        """
+        plan = self._plan
+        scratch = threading.local()
+
+        def check_one(job: tuple[str, int, int, int]) -> None:
+            start, stop = self._rows_of(job[-1])
+            if not hasattr(scratch, "rows"):
+                scratch.rows = np.empty((plan.chunk_rows, plan.encoder.embed_dim), ITEM_DTYPE)
+            self._read_one(*job, None, scratch.rows[: stop - start])
+            done(stop - start)
+
+        jobs = [
+            (name, shard, index, chunk)
+            for name in names
+            for shard in self.commits
+            for index, chunk in enumerate(chunk_range(plan, shard))
+        ]
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            list(pool.map(check_one, jobs))
+
+    def read_blocks(
+        self,
+        name: str,
+        blocks: Int[np.ndarray, " b"],
+        block_rows: int,
+        out: Float16[np.ndarray, "n D"],
+    ) -> None:
+        """Read blocks of consecutive rows, in any order, by several threads.
+
+        Nothing is checked, as no checksum covers less than a chunk: call `check` once before.
+
+        Args:
+            name: `image` or `title`.
+            blocks: block i has the rows from i * block_rows on; those past the plan's are NaN.
+            block_rows: of a block, a divisor of the plan's chunk_rows.
+            out: where to put them, one block after another.
+        Raises: CacheCorruptError if a file is missing or too short.
+        """
+        assert self._plan.chunk_rows % block_rows == 0
+        assert len(out) == len(blocks) * block_rows
+        places = (out[i * block_rows :][:block_rows] for i in range(len(blocks)))
+        jobs = zip(blocks.tolist(), places, strict=True)
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            list(pool.map(lambda job: self._read_block(name, *job), jobs))
+
+    def _read_block(self, name: str, block: int, out: Float16[np.ndarray, "R D"]) -> None:
+        plan = self._plan
+        start = block * len(out)
+        if start // plan.shard_rows not in self.commits:
+            out[:] = np.nan
+            return
+        if not self._is_ours[name]:
+            stop = min(start + len(out), plan.num_items)
+            out[stop - start :] = np.nan
+            out[: stop - start] = open_foreign(self._workspace, name)[start:stop]
+            return
+        chunk, local = divmod(start, plan.chunk_rows)
+        file = chunk_name(name, chunk)
+        place = local * out.shape[1] * out.itemsize
+        try:
+            data = self._workspace.read_ranges(file, [place], out.nbytes)[0]
+        except FileNotFoundError:
+            data = b""
+        if len(data) != out.nbytes:
+            raise CacheCorruptError(
+                f"rows {start} to {start + len(out) - 1} are missing from chunk {chunk}",
+                where=self._workspace.where(file),
+                fix="run `python cli.py verify --repair`",
+            )
+        out[:] = np.frombuffer(data, out.dtype).reshape(out.shape)
 
     def read_random(self, name: str, rows: Int[np.ndarray, " n"]) -> Float16[np.ndarray, "n D"]:
         """Read single rows through mapped files, or range requests; nothing is checked.

@@ -19,7 +19,7 @@ from pipeline import references
 from pipeline.compare_tables import Entry
 from pipeline.decisions import make_decision
 from pipeline.device import pick_device
-from pipeline.fit import RunResult, build_targets, fit
+from pipeline.fit import DEFAULT_RUNTIME, RunResult, fit_all
 from pipeline.fusion import FusionNetwork
 from pipeline.plots import plot_calibration, plot_compare, plot_front, plot_learning
 from pipeline.predictions import Classifier, Predictions
@@ -31,7 +31,7 @@ from pipeline.text_table import TextTable
 from schemas.configs import plain_json, to_dict
 from schemas.errors import CacheIncompleteError
 from schemas.plan import Plan
-from schemas.run import FitConfig
+from schemas.run import FitConfig, FitRuntime
 from schemas.targets import MAX_DENSE_CLASSES
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def compare(
     approaches: Sequence[str] = PAPER_APPROACHES,
     num_seeds: int = 3,
     config: FitConfig | None = None,
-    device: str = "auto",
+    runtime: FitRuntime = DEFAULT_RUNTIME,
     exclude_true: bool = False,
 ) -> Comparison:
     """Fit what is missing and compare.
@@ -70,7 +70,7 @@ def compare(
         approaches: names; approach 1 is always among them.
         num_seeds: runs of each approach, with seeds 0, 1, ...
         config: options of all runs; its approach and seed are replaced.
-        device: where to train.
+        runtime: how runs are computed; one that was stopped goes on where it was.
         exclude_true: do not count the true label itself in neighbors@5.
     Raises: as fit.
     """
@@ -79,23 +79,11 @@ def compare(
     for name in names:
         get_approach(name)
     refuse_unused(base, names)
-    data = FitData(workspace, plan, pick_device(device), allow_partial=base.allow_partial)
+    data = FitData(workspace, plan, pick_device(runtime.device), allow_partial=base.allow_partial)
     configs = {name: without_unused(replace(base, approach=name)) for name in names}
-    for config_of in configs.values():
-        build_targets(config_of, data)  # what cannot be made fails before hours of training
-    runs: dict[str, list[RunResult]] = {
-        name: [
-            fit(
-                workspace,
-                plan,
-                replace(configs[name], seed=seed),
-                device=device,
-                data=data,
-            )
-            for seed in range(num_seeds)
-        ]
-        for name in names
-    }
+    each = [replace(configs[name], seed=seed) for name in names for seed in range(num_seeds)]
+    made = fit_all(workspace, data, each, runtime=replace(runtime, resume=True))
+    runs = {name: made[i * num_seeds :][:num_seeds] for i, name in enumerate(names)}
     entries = _Entries(workspace, data, runs, exclude_true=exclude_true)
     every = [
         *entries.approaches(),

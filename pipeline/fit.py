@@ -1,62 +1,55 @@
-"""Stage two: train the fusion network on the cached embeddings. The only training loop.
+"""Stage two: train the fusion network on the cached embeddings.
 
 Takes cache, items and label graph; writes runs/<name>/: config.json, history.jsonl, TensorBoard
-events, model.safetensors (the epoch with the best val/top1), predictions.parquet and, last,
-metrics.json, which means "finished". Encoders are not needed and not loaded.
+events, checkpoint.safetensors while it trains, model.safetensors (the epoch with the best
+val/top1), predictions.parquet, metrics.json and, last, commit.json with the hashes of these, which
+means "finished". Encoders are not needed and not loaded.
 
-B batch, D embedding width, C classes.
+D embedding width, C classes.
 """
 
-import json
 import logging
-import math
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
 from safetensors.torch import save
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from cache.layout import lease_name
+from cache.lease import Lease
 from cache.storage import Storage
+from pipeline.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
 from pipeline.device import pick_device
 from pipeline.fusion import FusionNetwork
-from pipeline.losses import DenseTensors, check_gamma, loss_parts, to_tensors
+from pipeline.losses import check_gamma
 from pipeline.metrics import Metrics
 from pipeline.metrics_table import metrics_table
-from pipeline.predictions import (
-    Classifier,
-    measure_predictions,
-    network_inputs,
-    predict,
-    predictions_file,
-)
-from pipeline.progress import Progress, duration
-from pipeline.runs import (
-    finished_metrics,
-    make_network,
-    make_record,
-    refuse_unused,
-    run_name,
-)
-from pipeline.targets import harden
-from pipeline.targets.online_smoothing import OnlineTargets
+from pipeline.predictions import Classifier, measure_predictions, predict, predictions_file
+from pipeline.progress import duration
+from pipeline.ranks import ALONE, Ranks, joined
+from pipeline.residency import STREAM
+from pipeline.runs import commit_run, finished_metrics, make_record, refuse_unused, run_name
+from pipeline.speed import Speed
+from pipeline.status import RUN_COMMIT
+from pipeline.stopping import Stop, listening
 from pipeline.targets.options import TargetOptions
-from pipeline.targets.registry import Approach, get_approach
+from pipeline.targets.registry import get_approach
 from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
+from pipeline.trainer import Trainer
 from schemas.configs import to_json
-from schemas.errors import FitError
 from schemas.plan import Plan
-from schemas.run import FitConfig, RunRecord
+from schemas.run import FitConfig, FitRuntime, RunRecord
 from schemas.targets import Targets
 
 logger = logging.getLogger(__name__)
 
-_WARMUP_SHARE = 0.05
+DEFAULT_RUNTIME = FitRuntime()
+# Between threads that are mostly in torch: steps 8% faster than with Python's 5 ms.
+_SWITCH_SECONDS = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +66,16 @@ class RunResult:
     """True if it was there already."""
     seconds: float
     """Of training; 0 if reused."""
+    speed: Speed | None = None
+    """Of training; None where it was not measured."""
 
     def table(self) -> TextTable:
         """Return the metrics on test."""
+        note = f"{'reused' if self.is_reused else duration(self.seconds)}: {self.folder}"
         return metrics_table(
             self.metrics,
             title=f"{self.name} on {self.metrics.num_items:,} test items",
-            note=f"{'reused' if self.is_reused else duration(self.seconds)}: {self.folder}",
+            note=note if self.speed is None else f"{note}\n{self.speed}",
         )
 
 
@@ -88,36 +84,87 @@ def fit(
     plan: Plan,
     config: FitConfig,
     *,
-    device: str = "auto",
+    runtime: FitRuntime = DEFAULT_RUNTIME,
     data: FitData | None = None,
 ) -> RunResult:
     """Train one run, or return it if the same config on the same inputs is finished.
+
+    Under torchrun all its processes train the one run, and all of them return it.
 
     Args:
         workspace: where the plan, the cache and the label graph are.
         plan: the workspace's plan.
         config: everything that shapes the run.
-        device: where to train.
-        data: already read, on that device; None reads it.
-    Raises: CacheIncompleteError, NeighborsError, TargetError, FitError.
+        runtime: how and where it is computed.
+        data: already read; None reads it.
+    Raises: CacheIncompleteError, NeighborsError, TargetError, FitError; FitStoppedError after
+        Ctrl-C or SIGTERM.
     """
-    chosen = pick_device(device)
-    approach = get_approach(config.approach)
-    refuse_unused(config, [config.approach])
-    check_gamma(config.gamma)
-    data = data or FitData(workspace, plan, chosen, allow_partial=config.allow_partial)
-    record = make_record(config, data, chosen)
-    name = run_name(config)
-    if (metrics := finished_metrics(workspace, name, record)) is not None:
-        logger.info("run %s is finished already", name)
-        return RunResult(
-            name=name,
-            folder=workspace.where(f"runs/{name}"),
-            metrics=metrics,
-            is_reused=True,
-            seconds=0.0,
+    with joined(runtime.device) as (ranks, device), listening() as stop:
+        data = data or FitData(
+            workspace, plan, pick_device(device), allow_partial=config.allow_partial
         )
-    return _run(workspace, data, record, approach, build_targets(config, data))
+        reused = ranks.of_first(_reused(workspace, data, config) if ranks.is_first else None)
+        if reused is not None:
+            return reused
+        return _Run(workspace, data, config, runtime, ranks, stop).result()
+
+
+def fit_all(
+    workspace: Storage,
+    data: FitData,
+    configs: Sequence[FitConfig],
+    *,
+    runtime: FitRuntime = DEFAULT_RUNTIME,
+) -> list[RunResult]:
+    """Train several runs on data that is read once; return them in order, finished ones as is.
+
+    On a CPU as many at a time as there are cores, with one thread each: steps of a small network
+    gain little from a second thread. On a GPU, and from disk, one after another.
+
+    Args:
+        workspace: where the runs are.
+        data: items and embeddings.
+        configs: of the runs.
+        runtime: how they are computed.
+    Raises: as fit.
+    """
+    found = [_reused(workspace, data, config) for config in configs]
+    waiting = [config for config, result in zip(configs, found, strict=True) if result is None]
+    with listening() as stop:
+        runs = [_Run(workspace, data, each, runtime, ALONE, stop) for each in waiting]
+        if runs:
+            data.load(runtime.residency)
+        num_threads = torch.get_num_threads()
+        is_cpu = data.device.type == "cpu" and data.residency != STREAM
+        num_workers = min(len(runs), num_threads) if is_cpu else 1
+        if num_workers <= 1:
+            made = [run.result() for run in runs]
+        else:
+            made = _together(runs, num_workers, num_threads // num_workers, stop)
+    new = iter(made)
+    return [result or next(new) for result in found]
+
+
+def _together(
+    runs: "Sequence[_Run]", num_workers: int, num_threads: int, stop: Stop
+) -> list[RunResult]:
+    """Train several runs at a time; the first error stops the others at their next step."""
+    before, interval = torch.get_num_threads(), sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with ThreadPoolExecutor(
+        num_workers, initializer=torch.set_num_threads, initargs=(num_threads,)
+    ) as pool:
+        futures = [pool.submit(run.result, is_measured=False) for run in runs]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.reason = stop.reason or "the error of another run"
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            sys.setswitchinterval(interval)
+            torch.set_num_threads(before)  # what the workers said holds for new threads too
 
 
 def build_targets(config: FitConfig, data: FitData) -> Targets:
@@ -135,183 +182,112 @@ def build_targets(config: FitConfig, data: FitData) -> Targets:
     return get_approach(config.approach).build(data.graph, options, data.paths)
 
 
-def _run(
-    workspace: Storage, data: FitData, record: RunRecord, approach: Approach, targets: Targets
-) -> RunResult:
-    """Train, evaluate on test and write the run's files, metrics.json last."""
-    name = run_name(record.config)
-    place = f"runs/{name}"
-    # Unfinished, or of other inputs; first what says "finished".
-    for old in sorted(workspace.sizes(place), key=lambda name: not name.endswith("/metrics.json")):
-        workspace.remove(old)
-    workspace.write(f"{place}/config.json", to_json(record).encode())
-    data.load()
-    device = data.labels.device
-    started = time.perf_counter()
-    with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        workspace.folder(place) as folder,
-    ):
-        torch.manual_seed(record.config.seed)
-        network = _Trainer(data, record, approach, targets, folder).train()
-    seconds = time.perf_counter() - started
-    classifier = Classifier([(network, record.config.modalities)])
-    predictions = predict(classifier, data, data.test)
-    metrics = measure_predictions(predictions, data, data.test)
-    workspace.write(f"{place}/model.safetensors", save(network.state_dict()))
-    workspace.write(f"{place}/predictions.parquet", predictions_file(predictions, data, data.test))
-    workspace.write(f"{place}/metrics.json", to_json(metrics).encode())
+def _reused(workspace: Storage, data: FitData, config: FitConfig) -> RunResult | None:
+    """Return a run that is finished already."""
+    name = run_name(config)
+    metrics = finished_metrics(workspace, name, make_record(config, data))
+    if metrics is None:
+        return None
+    logger.info("run %s is finished already", name)
     return RunResult(
         name=name,
-        folder=workspace.where(place),
+        folder=workspace.where(f"runs/{name}"),
         metrics=metrics,
-        is_reused=False,
-        seconds=seconds,
+        is_reused=True,
+        seconds=0.0,
     )
 
 
-class _Trainer:
-    """One run under way."""
+class _Run:
+    """A run to be made."""
 
     def __init__(
         self,
+        workspace: Storage,
         data: FitData,
-        record: RunRecord,
-        approach: Approach,
-        targets: Targets,
-        folder: Path,
+        config: FitConfig,
+        runtime: FitRuntime,
+        ranks: Ranks,
+        stop: Stop,
     ) -> None:
-        config = record.config
-        self.data, self.config, self.folder = data, config, folder
-        self.approach, self.start = approach, targets
-        self.batch_size = record.batch_size
-        device = data.labels.device
-        self.network = make_network(config, data).to(device)
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        plain = [p for p in self.network.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": config.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=config.lr,
-            fused=True,
-        )
-        self.targets = to_tensors(targets, device)
-        self.online: OnlineTargets | None = None
-        if approach.is_online:
-            assert isinstance(self.targets, DenseTensors)
-            self.online = OnlineTargets(self.targets.matrix)
-        is_low = record.compute_dtype == "bfloat16"
-        self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_low)
-        self.order = torch.Generator().manual_seed(config.seed)
-        self.steps_per_epoch = -(-len(data.train) // self.batch_size)
-        self.num_steps = config.epochs * self.steps_per_epoch
-        self.step = 0
+        """Make its targets: what cannot be made fails before embeddings are read."""
+        refuse_unused(config, [config.approach])
+        check_gamma(config.gamma)
+        self._workspace, self._data, self._runtime = workspace, data, runtime
+        self._ranks, self._stop = ranks, stop
+        self._record = make_record(config, data)
+        self._name = run_name(config)
+        self._place = f"runs/{self._name}"
+        self._targets = build_targets(config, data)
+        self._lease = Lease(workspace, self._name)
 
-    def train(self) -> FusionNetwork:
-        """Train until the epochs or the patience are used up; return the best epoch's network."""
-        best_top1, best_epoch = -1.0, 0
-        best_state: dict[str, Tensor] = {}
-        total = self.config.epochs * len(self.data.train)
-        with (
-            SummaryWriter(str(self.folder)) as events,
-            (self.folder / "history.jsonl").open("w", encoding="utf-8") as history,
-            Progress(f"fit {run_name(self.config)}", total) as progress,
-        ):
-            for epoch in range(1, self.config.epochs + 1):
-                row = self._epoch(epoch, progress)
-                history.write(json.dumps(row) + "\n")
-                history.flush()
-                for name, value in row.items():
-                    events.add_scalar(name, value, epoch)
-                if row["val/top1"] > best_top1:
-                    best_top1, best_epoch = row["val/top1"], epoch
-                    best_state = {
-                        name: value.clone() for name, value in self.network.state_dict().items()
-                    }
-                elif epoch - best_epoch >= self.config.patience:
-                    break
-        logger.info(
-            "%s: best val/top1 %.4f in epoch %d of %d",
-            run_name(self.config),
-            best_top1,
-            best_epoch,
-            epoch,
-        )
-        self.network.load_state_dict(best_state)
-        return self.network.eval()
+    def result(self, *, is_measured: bool = True) -> RunResult:
+        """Train, evaluate on test and write the run's files, commit.json last.
 
-    def _epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
-        """Train one epoch and look at val; return a line of history."""
-        started = time.perf_counter()
-        self.network.train()
-        sums = torch.zeros(2, device=self.data.labels.device)
-        for rows in self._batches():
-            focal, kl = self._step(rows)
-            sums += len(rows) * torch.stack([focal, kl])
-            progress.update(len(rows))
-        seconds = time.perf_counter() - started
-        focal_mean, kl_mean = (sums / len(self.data.train)).tolist()
-        loss = focal_mean + self._kl_weight() * kl_mean
-        if not math.isfinite(loss):
-            raise FitError(
-                f"the loss is {loss} after epoch {epoch} (step {self.step})",
-                where=f"run {run_name(self.config)}",
-                fix=f"lower --lr (it was {self.config.lr:g})",
+        Args:
+            is_measured: time the matrix products alone, too.
+        """
+        with self._lease if self._ranks.is_first else nullcontext():
+            return self._made(is_measured=is_measured)
+
+    def _made(self, *, is_measured: bool) -> RunResult:
+        workspace, data = self._workspace, self._data
+        data.load(self._runtime.residency, self._ranks)
+        record = replace(
+            self._record,
+            residency=data.residency or "",
+            num_processes=self._ranks.size,
+            num_threads=torch.get_num_threads(),
+        )
+        trainer = Trainer(data, record, self._targets, self._runtime, self._ranks, self._stop)
+        self._begin(record, trainer)
+        with workspace.folder(self._place) as folder:
+            network = trainer.train(
+                folder, lambda found: write_checkpoint(workspace, self._place, record, found)
             )
-        if self.online is not None:
-            self.targets = self.online.next_epoch()
-        classifier = Classifier([(self.network, self.config.modalities)])
-        predictions = predict(classifier, self.data, self.data.val)
-        val = measure_predictions(predictions, self.data, self.data.val)
-        return {
-            "epoch": epoch,
-            "step": self.step,
-            "train/loss": loss,
-            "train/focal": focal_mean,
-            "train/kl": kl_mean,
-            "train/lr": self.optimizer.param_groups[0]["lr"],
-            "val/top1": val.top1,
-            "val/top5": val.top5,
-            "val/neighbors_at_5": val.neighbors_at_5,
-            "val/nll": val.nll,
-            "fit/items_per_second": len(self.data.train) / seconds,
-        }
+        metrics = None
+        if self._ranks.is_first:
+            metrics = self._finish(network)
+        return RunResult(
+            name=self._name,
+            folder=workspace.where(self._place),
+            metrics=self._ranks.of_first(metrics),
+            is_reused=False,
+            seconds=trainer.seconds,
+            speed=trainer.speed(network) if is_measured else None,
+        )
 
-    def _batches(self) -> Iterator[Int64[Tensor, " B"]]:
-        order = torch.randperm(len(self.data.train), generator=self.order)
-        shuffled = self.data.train[order.to(self.data.train.device)]
-        yield from shuffled.split(self.batch_size)
+    def _begin(self, record: RunRecord, trainer: Trainer) -> None:
+        """Take up the checkpoint, if that is wanted, or clear the folder."""
+        workspace, place = self._workspace, self._place
+        if self._runtime.resume:
+            found = read_checkpoint(workspace, place, record)
+            if found is not None:
+                trainer.resume(found)
+                logger.info("%s goes on after step %d", self._name, found.step)
+        elif self._ranks.is_first and workspace.size(f"{place}/{CHECKPOINT}") is not None:
+            logger.info("%s begins anew; --resume would go on where it was stopped", self._name)
+        if not self._ranks.is_first:
+            return
+        kept = {lease_name(self._name), *[f"{place}/{CHECKPOINT}"] * bool(trainer.step)}
+        # Unfinished, or of other inputs; first what says "finished".
+        old = sorted(workspace.sizes(place), key=lambda name: not name.endswith(f"/{RUN_COMMIT}"))
+        for name in old:
+            if name not in kept:
+                workspace.remove(name)
+        workspace.write(f"{place}/config.json", to_json(record).encode())
 
-    def _kl_weight(self) -> float:
-        return self.config.kl_weight if self.approach.has_kl else 0.0
-
-    def _step(self, rows: Int64[Tensor, " B"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Take one optimizer step; return the batch's mean focal loss and KL."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * lr_factor(self.step, self.num_steps)
-        if self.approach.is_hardened:
-            progress = self.step / self.num_steps
-            hardened = harden(self.start, progress, schedule=self.config.schedule)
-            self.targets = to_tensors(hardened, rows.device)
-        labels = self.data.labels[rows]
-        with self.autocast:
-            logits = self.network(*network_inputs(self.data, rows, self.config.modalities))
-        focal, kl = loss_parts(logits, labels, self.targets, self.config.gamma, self._kl_weight())
-        if self.online is not None:
-            self.online.add(logits.detach(), labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        (focal + self._kl_weight() * kl).backward()
-        self.optimizer.step()
-        self.step += 1
-        return focal.detach(), kl.detach()
-
-
-def lr_factor(step: int, num_steps: int) -> float:
-    """Return the share of the highest learning rate: linear warm-up, then a half cosine to 0."""
-    warmup_steps = max(1, round(_WARMUP_SHARE * num_steps))
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    def _finish(self, network: FusionNetwork) -> Metrics:
+        """Evaluate on test and write what is left to write."""
+        workspace, data, place = self._workspace, self._data, self._place
+        classifier = Classifier([(network, self._record.config.modalities)])
+        predictions = predict(classifier, data, data.test)
+        metrics = measure_predictions(predictions, data, data.test)
+        workspace.write(f"{place}/model.safetensors", save(network.state_dict()))
+        workspace.write(
+            f"{place}/predictions.parquet", predictions_file(predictions, data, data.test)
+        )
+        workspace.write(f"{place}/metrics.json", to_json(metrics).encode())
+        commit_run(workspace, self._name, self._lease.check)
+        workspace.remove(f"{place}/{CHECKPOINT}")
+        return metrics

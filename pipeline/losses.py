@@ -37,12 +37,12 @@ class TableTensors:
         return listed + self.base[labels] * logits.sum(dim=1) if self.has_base else listed
 
     def subtract_from(
-        self, matrix: Float[Tensor, "B C"], labels: Int[Tensor, " B"], scale: Float[Tensor, ""]
+        self, matrix: Float[Tensor, "B C"], labels: Int[Tensor, " B"], scale: Float[Tensor, " B"]
     ) -> None:
         """Subtract scale * target[y, j] in place."""
         if self.has_base:
             matrix.sub_((scale * self.base[labels])[:, None])
-        weight = (-scale * self.weight[labels]).to(matrix.dtype)
+        weight = (-scale[:, None] * self.weight[labels]).to(matrix.dtype)
         matrix.scatter_add_(1, self.index[labels], weight)
 
 
@@ -60,16 +60,40 @@ class DenseTensors:
         return (self.matrix[labels] * logits).sum(dim=1)
 
     def subtract_from(
-        self, matrix: Float[Tensor, "B C"], labels: Int[Tensor, " B"], scale: Float[Tensor, ""]
+        self, matrix: Float[Tensor, "B C"], labels: Int[Tensor, " B"], scale: Float[Tensor, " B"]
     ) -> None:
         """Subtract scale * target[y, j] in place."""
-        matrix.sub_(self.matrix[labels].mul_(scale))
+        matrix.sub_(self.matrix[labels].mul_(scale[:, None]))
 
 
-TargetTensors = TableTensors | DenseTensors
+@dataclass(frozen=True)
+class HardenedTensors:
+    """Between a start and one-hot: share[y] * start[y, j] + (1 - share[y]) * [j = y]."""
+
+    start: TableTensors | DenseTensors
+    share: Float[Tensor, " C"]
+    negative_entropy: Float[Tensor, " C"]
+
+    def expected(
+        self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]
+    ) -> Float[Tensor, " B"]:
+        """Return sum_j target[y, j] z_j of each item."""
+        true = logits.gather(1, labels[:, None])[:, 0]
+        return true + self.share[labels] * (self.start.expected(logits, labels) - true)
+
+    def subtract_from(
+        self, matrix: Float[Tensor, "B C"], labels: Int[Tensor, " B"], scale: Float[Tensor, " B"]
+    ) -> None:
+        """Subtract scale * target[y, j] in place."""
+        started = scale * self.share[labels]
+        self.start.subtract_from(matrix, labels, started)
+        matrix.scatter_add_(1, labels[:, None], (started - scale)[:, None].to(matrix.dtype))
 
 
-def to_tensors(targets: Targets, device: torch.device | str) -> TargetTensors:
+TargetTensors = TableTensors | DenseTensors | HardenedTensors
+
+
+def to_tensors(targets: Targets, device: torch.device | str) -> TableTensors | DenseTensors:
     """Move a label representation to a device."""
     negative_entropy = torch.from_numpy(targets.negative_entropy()).float().to(device)
     if isinstance(targets, DenseTargets):
@@ -216,7 +240,7 @@ class _LossParts(torch.autograd.Function):
         grad = log_p.exp().mul_((kl_scale - slope)[:, None])
         grad.scatter_add_(1, labels[:, None], slope[:, None])
         if ctx.has_kl:
-            ctx.targets.subtract_from(grad, labels, kl_scale)
+            ctx.targets.subtract_from(grad, labels, kl_scale.expand(len(labels)))
         return grad.to(ctx.dtype), None, None, None, None
 
 
@@ -251,6 +275,6 @@ def centered(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
 
 
 def _on(table: Targets | TargetTensors, device: torch.device) -> TargetTensors:
-    if isinstance(table, TableTensors | DenseTensors):
+    if isinstance(table, TargetTensors):
         return table
     return to_tensors(table, device)

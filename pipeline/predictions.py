@@ -19,7 +19,7 @@ from cache.layout import parquet_bytes
 from pipeline.decisions import Decision, argmax
 from pipeline.fusion import FusionNetwork
 from pipeline.metrics import Metrics, measure
-from pipeline.tensors import FitData
+from pipeline.tensors import Batch, FitData
 from schemas.tables import PREDICTIONS
 
 NUM_PREDICTIONS = 20
@@ -37,14 +37,14 @@ class Predictions:
 
 
 def network_inputs(
-    data: FitData, rows: Int64[Tensor, " B"], modalities: str
+    data: FitData, batch: Batch, modalities: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gather what the network reads of some rows, hiding the modality it may not see."""
-    image_ok, title_ok = data.image_ok[rows], data.title_ok[rows]
+    """Return what the network reads of some rows, hiding the modality it may not see."""
+    image_ok, title_ok = data.image_ok[batch.rows], data.title_ok[batch.rows]
     if modalities != "both":
         hidden = title_ok if modalities == "image" else image_ok
         hidden.zero_()
-    return data.embeddings("image", rows), data.embeddings("title", rows), image_ok, title_ok
+    return batch.image_emb, batch.title_emb, image_ok, title_ok
 
 
 class Chunk(NamedTuple):
@@ -87,8 +87,9 @@ class Classifier:
             network.eval()
         for chunk in rows.split(_EVAL_BATCH):
             found, sees = [], []
+            batch = data.batch(chunk)
             for network, modalities in self._members:
-                inputs = network_inputs(data, chunk, modalities)
+                inputs = network_inputs(data, batch, modalities)
                 found.append(network(*inputs).float().log_softmax(dim=1))
                 sees.append(inputs[2] | inputs[3])
             predicted = torch.stack(sees).any(dim=0)

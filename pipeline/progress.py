@@ -14,17 +14,20 @@ _LOG_SECONDS = 30.0
 class Progress:
     """Counts what is done and shows the rate and the time left, on stderr."""
 
-    def __init__(self, what: str, total: int, unit: str = "item") -> None:
+    def __init__(self, what: str, total: int, unit: str = "item", *, is_shown: bool = True) -> None:
         """Start counting.
 
         Args:
             what: shown in front, such as "embed shard 3".
             total: number of units at the end.
             unit: singular name of what is counted.
+            is_shown: False to count in silence, as one of several processes.
         """
         self._what, self._total, self._unit = what, total, unit
-        self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=what, unit=unit, disable=not self._is_terminal)
+        self._is_shown, self._is_terminal = is_shown, sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, desc=what, unit=unit, disable=not (is_shown and self._is_terminal)
+        )
         self._done = 0
         self._started = self._logged = time.monotonic()
 
@@ -46,7 +49,7 @@ class Progress:
         self._done += num
         self._bar.update(num)
         now = time.monotonic()
-        if not self._is_terminal and now - self._logged >= _LOG_SECONDS:
+        if self._is_shown and not self._is_terminal and now - self._logged >= _LOG_SECONDS:
             self._logged = now
             rate = self._done / (now - self._started)
             logger.info(

@@ -1,16 +1,17 @@
 """The folder of a run: what it is called, what it was made of, whether it is finished."""
 
+import hashlib
 import json
 import logging
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
@@ -18,16 +19,26 @@ from cache.storage import Storage
 from pipeline.device import has_bfloat16
 from pipeline.fusion import FusionNetwork
 from pipeline.metrics import Metrics
-from pipeline.status import finished_runs
+from pipeline.status import RUN_COMMIT, finished_runs
 from pipeline.targets.registry import get_approach, used_options
 from pipeline.tensors import FitData
-from schemas.configs import digest, from_json, to_dict
+from schemas.configs import digest, from_json, to_dict, to_json
 from schemas.errors import ConfigError, FitError, TargetError
-from schemas.run import FitConfig, RunRecord
+from schemas.run import FitConfig, RunCommit, RunRecord
 
 logger = logging.getLogger(__name__)
 
+Read = TypeVar("Read")
+
 _TARGET_OPTIONS = ("alpha", "weighting", "temperature", "beta", "schedule", "kl_weight")
+# What a finished run has; TensorBoard's events may be deleted.
+RUN_FILES = (
+    "config.json",
+    "history.jsonl",
+    "model.safetensors",
+    "predictions.parquet",
+    "metrics.json",
+)
 _PACKAGES = ("torch", "numpy", "pyarrow", "zarr")
 
 
@@ -85,14 +96,14 @@ def refuse_unused(config: FitConfig, approaches: Sequence[str]) -> None:
         )
 
 
-def make_record(config: FitConfig, data: FitData, device: torch.device) -> RunRecord:
+def make_record(config: FitConfig, data: FitData) -> RunRecord:
     """Return what config.json of a run says."""
     return RunRecord(
         config=config,
         inputs=data.inputs,
         batch_size=config.batch_size or _auto_batch_size(len(data.train)),
-        device=str(device),
-        compute_dtype="bfloat16" if has_bfloat16(device) else "float32",
+        device=str(data.device),
+        compute_dtype="bfloat16" if has_bfloat16(data.device) else "float32",
         git_commit=_git_commit(),
         packages={name: version(name) for name in _PACKAGES},
     )
@@ -117,24 +128,66 @@ def _git_commit() -> str:
     return done.stdout.strip()
 
 
+def commit_run(workspace: Storage, name: str, check: Callable[[], None]) -> None:
+    """Say that a run is finished: all its files are there, and these are their hashes.
+
+    Args:
+        workspace: where it is.
+        name: of the run.
+        check: called at the last moment; what it raises leaves the run unfinished.
+    """
+    found = {file: _sha256(workspace.read(f"runs/{name}/{file}")) for file in RUN_FILES}
+    text = to_json(RunCommit(sha256=found))
+    workspace.write(f"runs/{name}/{RUN_COMMIT}", text.encode(), check=check)
+
+
+def run_problem(workspace: Storage, name: str) -> tuple[str, str] | None:
+    """Return a file of a run and what is wrong with it; None if the run is finished and whole."""
+    place = f"runs/{name}"
+    try:
+        text = workspace.read(f"{place}/{RUN_COMMIT}").decode()
+        commit = from_json(RunCommit, text, where="", fix="")
+    except FileNotFoundError:
+        return RUN_COMMIT, "is missing: the run is not finished"
+    except ValueError:
+        return RUN_COMMIT, "cannot be read"
+    for file in RUN_FILES:
+        try:
+            found = _sha256(workspace.read(f"{place}/{file}"))
+        except FileNotFoundError:
+            return file, "is missing"
+        if found != commit.sha256.get(file):
+            return file, f"does not match its sha256 in {RUN_COMMIT}"
+    return None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def finished_metrics(workspace: Storage, name: str, record: RunRecord) -> Metrics | None:
     """Return the metrics of a finished run of the same config and inputs, else None."""
-    where = workspace.where(f"runs/{name}")
-    fix = f"delete {where}"
-    try:
-        config_text = workspace.read(f"runs/{name}/config.json").decode()
-        metrics_text = workspace.read(f"runs/{name}/metrics.json").decode()
-        found = from_json(RunRecord, config_text, where=where, fix=fix)
-        metrics = from_json(Metrics, metrics_text, where=where, fix=fix)
-    except FileNotFoundError:
+    if problem := run_problem(workspace, name):
+        if workspace.size(f"runs/{name}/{RUN_COMMIT}") is not None:
+            logger.warning("run %s is made again: %s", name, " ".join(problem))
         return None
-    except (ConfigError, UnicodeDecodeError) as error:
-        logger.warning("run %s is made again: %s", name, error)
+    where = workspace.where(f"runs/{name}")
+    try:
+        found = _read_json(RunRecord, workspace, name, "config.json")
+        metrics = _read_json(Metrics, workspace, name, "metrics.json")
+    except ConfigError as error:
+        logger.warning("run %s is made again: %s (%s)", name, error.what, where)
         return None
     if (found.config, found.inputs) != (record.config, record.inputs):
         logger.info("run %s is made again: its config or inputs changed", name)
         return None
     return metrics
+
+
+def _read_json(kind: type[Read], workspace: Storage, name: str, file: str) -> Read:
+    where = workspace.where(f"runs/{name}/{file}")
+    text = workspace.read(f"runs/{name}/{file}").decode()
+    return from_json(kind, text, where=where, fix="run its `python cli.py fit` again")
 
 
 def make_network(config: FitConfig, data: FitData) -> FusionNetwork:
@@ -155,6 +208,7 @@ def find_run(workspace: Storage, text: str) -> str:
     Raises: FitError that lists the finished runs.
     """
     finished = finished_runs(workspace)
+    text = text.rstrip("/").removeprefix("runs/")  # as a shell completes it
     found = [name for name in finished if name == text] or [
         name for name in finished if text and name.startswith(text)
     ]
@@ -175,13 +229,13 @@ def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwor
         `data`, or its config or weights cannot be read.
     """
     where = workspace.where(f"runs/{name}")
-    try:
-        text = workspace.read(f"runs/{name}/config.json").decode()
-    except FileNotFoundError as error:
+    if problem := run_problem(workspace, name):
         raise FitError(
-            f"run {name} has no config.json", where=where, fix=f"delete {where} and fit again"
-        ) from error
-    record = from_json(RunRecord, text, where=where, fix=f"delete {where}")
+            " ".join(problem),
+            where=f"{where}/{problem[0]}",
+            fix="run its `python cli.py fit`, or compare, again: it is made anew",
+        )
+    record = _read_json(RunRecord, workspace, name, "config.json")
     if record.inputs != data.inputs:
         old, new = asdict(record.inputs), asdict(data.inputs)
         changed = ", ".join(key.removesuffix("_sha256") for key in old if old[key] != new[key])
@@ -193,9 +247,9 @@ def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwor
     network = make_network(record.config, data)
     try:
         network.load_state_dict(load(workspace.read(f"runs/{name}/model.safetensors")))
-    except (SafetensorError, RuntimeError, FileNotFoundError) as error:
+    except (SafetensorError, RuntimeError) as error:  # of another version of the network
         raise FitError(
-            f"the weights cannot be read: {' '.join(str(error).split())[:200]}",
+            f"the weights do not fit the network: {' '.join(str(error).split())[:200]}",
             where=f"{where}/model.safetensors",
             fix=f"delete {where} and fit again",
         ) from error

@@ -17,6 +17,8 @@ from schemas.plan import Plan
 
 _MOST_ROWS = 40
 
+RUN_COMMIT = "commit.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
@@ -139,7 +141,7 @@ def read_status(workspace: Storage, plan: Plan) -> Status:
 def finished_runs(workspace: Storage) -> tuple[str, ...]:
     """Return the names of the runs that are finished, in order."""
     files = workspace.sizes("runs")
-    return tuple(sorted(name.split("/")[-2] for name in files if name.endswith("/metrics.json")))
+    return tuple(sorted(name.split("/")[-2] for name in files if name.endswith(f"/{RUN_COMMIT}")))
 
 
 def index_string(shards: Sequence[int]) -> str:

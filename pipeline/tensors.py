@@ -5,7 +5,9 @@ Both modalities stay in half precision: 24.6 GB at 12M items and D = 512.
 N items, D embedding width.
 """
 
+import math
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +16,13 @@ import torch
 from jaxtyping import Bool, Float16, Int64, Shaped
 from torch import Tensor
 
+from cache.layout import ITEM_DTYPE, MODALITIES
 from cache.reader import Cache, read_all_items, read_labels
 from cache.storage import Storage
 from pipeline.label_graph import read_graph
+from pipeline.progress import Progress
+from pipeline.ranks import ALONE, Ranks
+from pipeline.residency import DEVICE, STREAM, choose_residency
 from pipeline.splits import TEST, TRAIN, VAL
 from pipeline.taxonomy import Taxonomy
 from schemas.configs import digest
@@ -25,6 +31,17 @@ from schemas.graph import NeighborGraph
 from schemas.plan import Plan
 from schemas.run import FitInputs
 from schemas.tables import SPLITS
+
+# Rows read in one piece when they do not fit memory: 256 kB at D = 512, as fast as larger ones.
+_BLOCK_ROWS = 256
+
+
+class Batch(NamedTuple):
+    """Some rows and what the cache has of them."""
+
+    rows: Int64[Tensor, " B"]
+    image_emb: Float16[Tensor, "B D"]
+    title_emb: Float16[Tensor, "B D"]
 
 
 class FitData:
@@ -49,9 +66,9 @@ class FitData:
         self.device = device
         self.embed_dim = plan.encoder.embed_dim
         self.graph: NeighborGraph = read_graph(workspace, plan)
-        self._cache = Cache(workspace, plan, allow_partial=allow_partial)
+        self.cache = Cache(workspace, plan, allow_partial=allow_partial)
         items = read_all_items(workspace, plan)
-        rows = self._cache.read_rows(["row", "item_id", "image_ok", "title_ok"])
+        rows = self.cache.read_rows(["row", "item_id", "image_ok", "title_ok"])
         if items["item_id"] != rows["item_id"] or items["row"] != rows["row"]:
             raise CacheCorruptError(
                 "item ids of the plan and of the cache differ",
@@ -67,10 +84,15 @@ class FitData:
         self.train = self._rows(TRAIN, (codes == TRAIN) & (image_ok | title_ok), workspace)
         self.val = self._rows(VAL, codes == VAL, workspace)
         self.test = self._rows(TEST, codes == TEST, workspace)
+        self.residency: str | None = None
+        """Where the embeddings are; None until `load`."""
+        self.block_rows = math.gcd(plan.chunk_rows, _BLOCK_ROWS)
+        self.whole: dict[str, Float16[Tensor, "n D"]] = {}
+        self._places: Int64[Tensor, " N"] | None = None
         self._labels = read_labels(workspace, plan)
         self.item_ids: pa.ChunkedArray = items["item_id"]
         self.inputs = FitInputs(
-            cache_sha256=self._cache.sha256(),
+            cache_sha256=self.cache.sha256(),
             items_sha256=digest(list(plan.items_tables)),
             graph_sha256=self.graph.sha256(),
         )
@@ -97,36 +119,63 @@ class FitData:
         labels = self.labels[self.train].cpu().numpy()
         return np.bincount(labels, minlength=self.num_classes)
 
-    @cached_property
-    def image_emb(self) -> Float16[Tensor, "N D"]:
-        """Image embeddings, NaN where there is none."""
-        return torch.from_numpy(self._cache.read("image")).to(self.device)
+    def load(self, residency: str = "auto", ranks: Ranks = ALONE) -> None:
+        """Read what this process holds of both modalities, every checksum compared.
 
-    @cached_property
-    def title_emb(self) -> Float16[Tensor, "N D"]:
-        """Title embeddings, NaN where there is none."""
-        return torch.from_numpy(self._cache.read("title")).to(self.device)
+        Args:
+            residency: `device`, `host`, `stream` (nothing is kept, all is checked), or `auto`.
+            ranks: this process among those of the run; the first holds the held-out items too.
+        Raises: FitError if they do not fit; CacheCorruptError.
+        """
+        if self.residency is not None:
+            return
+        is_held = np.ones(len(self.labels), bool)
+        if ranks.size > 1:
+            is_held[:] = False
+            is_held[self.own_train(ranks).cpu().numpy()] = True
+            if ranks.is_first:
+                is_held[torch.cat([self.val, self.test]).cpu().numpy()] = True
+        num_held = int(is_held.sum())
+        num_bytes = num_held * self.embed_dim * len(MODALITIES) * ITEM_DTYPE.itemsize
+        chosen = choose_residency(residency, num_bytes, self.device)
+        if chosen == STREAM:
+            with Progress("check the cache", len(MODALITIES) * len(self.labels)) as progress:
+                self.cache.check(done=progress.update)
+        else:
+            rows = None if num_held == len(is_held) else is_held
+            if rows is not None:
+                self._places = self._tensor(np.cumsum(is_held) - 1)
+            for name in MODALITIES:
+                whole = torch.from_numpy(self.cache.read(name, rows=rows))
+                self.whole[name] = whole.to(self.device) if chosen == DEVICE else whole
+        self.residency = chosen
 
-    def load(self) -> None:
-        """Read both modalities whole, every checksum compared."""
-        _ = self.image_emb, self.title_emb
+    def own_train(self, ranks: Ranks) -> Int64[Tensor, " n"]:
+        """Return the train rows that a process holds."""
+        return self.train[ranks.owns(self.train, self.block_rows)]
 
-    def embeddings(self, name: str, rows: Int64[Tensor, " B"]) -> Float16[Tensor, "B D"]:
-        """Return some rows of a modality: of the whole where it was read, else read singly.
+    def batch(self, rows: Int64[Tensor, " B"]) -> Batch:
+        """Return some rows' embeddings: of the whole where it was read, else read singly.
 
         Single rows pass no checksum (`verify` does that); a row without an embedding is NaN.
+        """
+        return Batch(rows, *(self.embeddings(name, rows) for name in MODALITIES))
+
+    def embeddings(self, name: str, rows: Int64[Tensor, " B"]) -> Float16[Tensor, "B D"]:
+        """Return some rows of one modality, as `batch` does.
 
         Args:
             name: `image` or `title`.
             rows: which.
         """
-        if f"{name}_emb" in self.__dict__:
-            whole: Tensor = getattr(self, f"{name}_emb")
-            return whole[rows]
+        if name in self.whole:
+            places = rows if self._places is None else self._places[rows]
+            whole = self.whole[name]
+            return whole[places.to(whole.device)].to(self.device)
         wanted = rows.cpu().numpy()
         is_ok = (self.image_ok if name == "image" else self.title_ok)[rows].cpu().numpy()
         found = np.full((len(rows), self.embed_dim), np.nan, np.float16)
-        found[is_ok] = self._cache.read_random(name, wanted[is_ok])
+        found[is_ok] = self.cache.read_random(name, wanted[is_ok])
         return torch.from_numpy(found).to(self.device)
 
     def _tensor(self, array: Shaped[np.ndarray, " N"]) -> Tensor:

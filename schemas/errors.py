@@ -99,7 +99,11 @@ class TargetError(PipelineError, ValueError):
 
 
 class FitError(PipelineError, RuntimeError):
-    """Training cannot start, or its loss is no longer finite."""
+    """Training cannot start, its loss diverges, or memory is short."""
+
+
+class FitStoppedError(PipelineError, RuntimeError):
+    """A signal stopped training; a checkpoint is there."""
 
 
 class EmbeddingFilesError(PipelineError, ValueError):

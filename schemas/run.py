@@ -1,8 +1,11 @@
 """The configuration of one training run, and what it was fed."""
 
+import math
 from dataclasses import dataclass, field
 
 from schemas.errors import ConfigError
+
+RESIDENCIES = ("auto", "device", "host", "stream")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +71,48 @@ class FitConfig:
             problems.append(f"dropout={self.dropout} (expected 0 <= dropout < 1)")
         if self.kl_weight < 0 or self.weight_decay < 0:
             problems.append("a negative kl_weight or weight_decay")
+        numbers = ("alpha", "temperature", "beta", "gamma", "kl_weight", "lr", "weight_decay")
+        problems += [
+            f"{name}={getattr(self, name)}"
+            for name in numbers
+            if not math.isfinite(getattr(self, name) or 0.0)
+        ]
+        if not 0 <= self.seed < 2**32:
+            problems.append(f"seed={self.seed} (expected 0 to 2^32 - 1)")
         if problems:
             raise ConfigError(
                 f"values out of range: {'; '.join(problems)}",
                 where="fit options",
                 fix="see `python cli.py fit --help`",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRuntime:
+    """How and where a run is computed; what comes out is the same within rounding."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    residency: str = "auto"
+    """Where the embeddings are: `device`, `host`, `stream`, or `auto` by free memory."""
+    accumulate: int = 1
+    """Parts of a batch that are computed one after another."""
+    resume: bool = False
+    """Go on from the run's checkpoint, if there is one."""
+    checkpoint_seconds: float = 60.0
+    """Time between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers; a device is checked where it is used."""
+        if self.accumulate < 1:
+            raise ConfigError(
+                f"accumulate={self.accumulate}", where="--accumulate", fix="use 1 or more"
+            )
+        if self.residency not in RESIDENCIES:
+            raise ConfigError(
+                f"unknown residency {self.residency!r}",
+                where="--residency",
+                fix=f"use one of {', '.join(RESIDENCIES)}",
             )
 
 
@@ -102,12 +142,28 @@ class RunRecord:
     """As resolved."""
     device: str
     """Where it ran."""
+    residency: str = ""
+    """Where the embeddings were: streamed items come in another order."""
+    num_processes: int = 1
+    """That shared it."""
+    num_threads: int = 1
+    """Of a CPU that each process used; sums run in another order with another number."""
     compute_dtype: str = "float32"
     """In which the network was multiplied; weights and losses are float32 always."""
     git_commit: str
     """Of the code; empty outside a checkout."""
     packages: dict[str, str] = field(default_factory=dict)
     """Versions of what computed it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommit:
+    """commit.json of a run: written last, only it says "finished"."""
+
+    version: int = 1
+    """Of this format."""
+    sha256: dict[str, str]
+    """Of each file of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,10 @@ from cache.writer import ShardWriter, write_labels
 from pipeline.embed import embed
 from schemas.configs import to_json
 from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess
+from schemas.run import FitRuntime
 from schemas.tables import ITEMS, LABELS, ROWS
+
+CPU = FitRuntime(device="cpu")
 
 
 def chunk_path(workspace: LocalStorage, name: str, chunk: int) -> Path:

@@ -16,6 +16,7 @@ from pipeline.encoder import BUNDLED_MODEL, load_encoder
 from pipeline.neighbors import neighbors_table, write_neighbors
 from pipeline.plan import make_plan
 from pipeline.progress import Progress, duration
+from schemas.run import FitRuntime
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def run_demo(workspace: LocalStorage, *, num_items: int = 20_000, device: str = 
     )
     write_neighbors(workspace, plan)
     neighbors_table(workspace, plan, SHOWN_LABEL).print()
-    found = compare(workspace, plan, num_seeds=1, device=device)
+    found = compare(workspace, plan, num_seeds=1, runtime=FitRuntime(device=device))
     for table in found.tables[:2]:
         table.print()
     markdown, _, picture, *_ = found.files

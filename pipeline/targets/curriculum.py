@@ -16,6 +16,7 @@ learning, ECCV 2020, eq. 3 with v_y <- 1/(1 + eps s), v_k <- eps v_k/(1 + eps s)
 import numpy as np
 from jaxtyping import Float64
 from scipy.optimize import brentq
+from scipy.special import xlogy
 
 from pipeline.targets.options import SCHEDULES
 from schemas.errors import TargetError
@@ -51,6 +52,34 @@ def harden(table: Targets, progress: float, *, schedule: str = "linear") -> Targ
     weight = table.weight * scale[:, None]
     weight[:, 0] = 1.0 - left - base
     return TargetTable(table.index, weight.astype(np.float32), base.astype(np.float32))
+
+
+class Curriculum:
+    """The same, step by step, without a table for each step.
+
+    A hardened row lies between its start and one-hot: scale * start + (1 - scale) * [j = y], with
+    scale = s/s0. Its sum of t log t follows from that of the start's off-true part E0,
+
+        scale E0 + s log(scale) + (1 - s) log(1 - s)
+    """
+
+    def __init__(self, table: Targets, schedule: str) -> None:
+        """Take the start."""
+        self._start, self._schedule = table.off_true(), schedule
+        true = 1.0 - self._start
+        self._off_true_entropy = table.negative_entropy() - xlogy(true, true)
+        self._eps = choose_eps(float(self._start.max()), schedule) if schedule != "linear" else 1.0
+
+    def at(self, progress: float) -> tuple[Float64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
+        """Return each class's scale and sum of t log t after a share of the run."""
+        if self._schedule == "linear":
+            left = self._start * (1.0 - progress)
+        else:
+            left = after_steps(self._start, VIRTUAL_STEPS * progress, self._eps, self._schedule)
+        scale = np.divide(left, self._start, out=np.zeros_like(left), where=self._start > 0)
+        true = 1.0 - left
+        entropy = scale * self._off_true_entropy + xlogy(left, scale) + xlogy(true, true)
+        return scale, entropy
 
 
 def off_true_at(

@@ -40,25 +40,38 @@ class OnlineTargets:
     def __init__(self, start: Float[Tensor, "C C"]) -> None:
         """Begin with the targets of the first epoch."""
         self.matrix = start.clone()
-        self._sums = torch.zeros_like(start)
-        self._counts = torch.zeros(len(start), device=start.device)
+        self.sums = torch.zeros_like(start)
+        self.counts = torch.zeros(len(start), device=start.device)
 
     @torch.no_grad()
     def add(self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> None:
         """Note the softmax of those items whose highest logit is the true class."""
         is_right = logits.argmax(dim=1) == labels
         chosen = labels[is_right]
-        self._sums.index_add_(0, chosen, logits[is_right].to(self._sums.dtype).softmax(dim=1))
-        self._counts.index_add_(0, chosen, torch.ones_like(chosen, dtype=self._counts.dtype))
+        self.sums.index_add_(0, chosen, logits[is_right].to(self.sums.dtype).softmax(dim=1))
+        self.counts.index_add_(0, chosen, torch.ones_like(chosen, dtype=self.counts.dtype))
 
     @torch.no_grad()
     def next_epoch(self) -> DenseTensors:
         """Return the mean prediction of each class; one without a right item keeps its row."""
-        seen = self._counts > 0
-        rows = self._sums[seen]
+        seen = self.counts > 0
+        rows = self.sums[seen]
         # By their own sum, not the count: float32 sums of thousands of rows drift from 1.
         self.matrix[seen] = rows / rows.sum(dim=1, keepdim=True)
-        self._sums.zero_()
-        self._counts.zero_()
+        self.sums.zero_()
+        self.counts.zero_()
+        return self._targets()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps."""
+        return {"matrix": self.matrix, "sums": self.sums, "counts": self.counts}
+
+    def load(self, state: dict[str, Tensor]) -> DenseTensors:
+        """Go on from a checkpoint; return the targets of the epoch under way."""
+        for name, each in self.state().items():
+            each.copy_(state[name])
+        return self._targets()
+
+    def _targets(self) -> DenseTensors:
         negative_entropy = torch.special.xlogy(self.matrix, self.matrix).sum(dim=1)
         return DenseTensors(self.matrix, negative_entropy)

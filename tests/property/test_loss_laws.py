@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.losses import (
+    HardenedTensors,
     TargetTensors,
     centered,
     focal_of_items,
@@ -13,6 +14,8 @@ from pipeline.losses import (
     loss_parts,
     to_tensors,
 )
+from pipeline.targets.curriculum import Curriculum, harden
+from pipeline.targets.options import SCHEDULES
 from schemas.targets import DenseTargets, TargetTable
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=60)
@@ -174,3 +177,27 @@ def test_the_written_gradient_is_that_of_autograd(
     alone, nothing = loss_parts(logits, labels, targets, gamma, kl_weight=0.0)
     torch.testing.assert_close(alone.double(), expected[0].detach(), rtol=1e-4, atol=1e-4)
     assert nothing == 0
+
+
+@LAWS
+@given(cases(), st.sampled_from(SCHEDULES), st.floats(0, 1), st.booleans(), GAMMAS)
+def test_a_curriculum_gives_the_loss_of_the_hardened_table(
+    case: Case, schedule: str, progress: float, is_dense: bool, gamma: float
+) -> None:
+    """Value and gradient of a share of the start are those of the table that `harden` makes."""
+    logits, labels, table = case
+    start = DenseTargets(table.dense().astype(np.float32)) if is_dense else table
+    share, entropy = Curriculum(start, schedule).at(progress)
+    hardened = HardenedTensors(
+        to_tensors(start, CPU), torch.from_numpy(share).float(), torch.from_numpy(entropy).float()
+    )
+    expected = to_tensors(harden(start, progress, schedule=schedule), CPU)
+    found = []
+    for targets in (hardened, expected):
+        z = logits.clone().requires_grad_()
+        focal, kl = loss_parts(z, labels, targets, gamma, 1.5)
+        (focal + 1.5 * kl).backward()
+        found.append((kl.detach(), z.grad, item_kl(logits, labels, targets)))
+    scale = 1 + logits.abs().max().item()
+    for fast, slow in zip(*found, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5 * scale)

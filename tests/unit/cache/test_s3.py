@@ -27,7 +27,7 @@ from pipeline.verify import verify
 from schemas.errors import CacheCorruptError, LeaseError, WorkspaceError
 from schemas.plan import Plan
 from schemas.run import FitConfig
-from tests.fakes import fake_workspace
+from tests.fakes import CPU, fake_workspace
 from tests.faults import (
     Claims,
     Processes,
@@ -274,9 +274,13 @@ def test_fit_reads_and_writes_there(bucket: Callable[[str], Storage], tmp_path: 
     for workspace in (LocalStorage(tmp_path), bucket("w")):
         plan = fake_workspace(workspace)  # type: ignore[arg-type]
         write_neighbors(workspace, plan, k=3)
-        tensors.append(FitData(workspace, plan, torch.device("cpu")).image_emb)
-        results.append(fit(workspace, plan, config, device="cpu"))
-        assert fit(workspace, plan, config, device="cpu").is_reused
+        tensors.append(
+            FitData(workspace, plan, torch.device("cpu")).embeddings(
+                "image", torch.arange(plan.num_items)
+            )
+        )
+        results.append(fit(workspace, plan, config, runtime=CPU))
+        assert fit(workspace, plan, config, runtime=CPU).is_reused
         assert len(read_all_items(workspace, plan)) == 300
     torch.testing.assert_close(tensors[0], tensors[1], rtol=0, atol=0)
     assert results[0].metrics == results[1].metrics

@@ -22,7 +22,7 @@ from schemas.errors import TargetError
 from schemas.graph import NeighborGraph
 from schemas.plan import Plan
 from schemas.run import EvaluateConfig, FitConfig
-from tests.fakes import fake_workspace
+from tests.fakes import CPU, fake_workspace
 
 QUICK = FitConfig(approach="1", epochs=2, batch_size=32, hidden_dim=16, lr=0.01)
 
@@ -36,10 +36,10 @@ def plan(workspace: LocalStorage) -> Plan:
 
 def test_both_tables_say_what_the_runs_measured(workspace: LocalStorage, plan: Plan) -> None:
     """Read back from the files, against the runs themselves."""
-    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=2, config=QUICK, device="cpu")
+    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=2, config=QUICK, runtime=CPU)
     runs = {
         name: [
-            fit(workspace, plan, replace(QUICK, approach=name, seed=seed), device="cpu")
+            fit(workspace, plan, replace(QUICK, approach=name, seed=seed), runtime=CPU)
             for seed in range(2)
         ]
         for name in ("1", "4")
@@ -70,7 +70,7 @@ def test_both_tables_say_what_the_runs_measured(workspace: LocalStorage, plan: P
 
 def test_every_kind_of_line_stands_in_the_tables(workspace: LocalStorage, plan: Plan) -> None:
     """Approaches, the paper's advice, other decisions on the baseline, references."""
-    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=2, config=QUICK, device="cpu")
+    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=2, config=QUICK, runtime=CPU)
     assert [(entry.title, entry.kind, len(entry.results)) for entry in found.entries[:7]] == [
         ("1. one-hot (baseline)", "approach", 2),
         ("4. similarity smoothing", "approach", 2),
@@ -92,9 +92,9 @@ def test_an_ensemble_of_all_seeds_is_the_mean_of_all_runs(
     workspace: LocalStorage, plan: Plan
 ) -> None:
     """The same as naming every run to evaluate."""
-    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=2, config=QUICK, device="cpu")
+    found = compare(workspace, plan, approaches=["1", "4"], num_seeds=2, config=QUICK, runtime=CPU)
     runs = tuple(
-        fit(workspace, plan, replace(QUICK, approach=name, seed=seed), device="cpu").name
+        fit(workspace, plan, replace(QUICK, approach=name, seed=seed), runtime=CPU).name
         for name in ("1", "4")
         for seed in range(2)
     )
@@ -109,10 +109,10 @@ def test_the_advice_takes_the_partner_with_the_best_val_top1(
 ) -> None:
     """Chosen on val: a choice on test would flatter it."""
     names = ["1", "3", "4"]
-    found = compare(workspace, plan, approaches=names, num_seeds=1, config=QUICK, device="cpu")
+    found = compare(workspace, plan, approaches=names, num_seeds=1, config=QUICK, runtime=CPU)
     best = {}
     for name in ("1", "3"):
-        run = fit(workspace, plan, replace(QUICK, approach=name), device="cpu").name
+        run = fit(workspace, plan, replace(QUICK, approach=name), runtime=CPU).name
         best[name] = max(row["val/top1"] for row in read_history(workspace, run))
     expected = max(best, key=best.__getitem__)
     assert f"4 and {expected} together" in [entry.title for entry in found.entries]
@@ -120,7 +120,7 @@ def test_the_advice_takes_the_partner_with_the_best_val_top1(
 
 def test_the_true_label_may_be_left_out_of_every_line(workspace: LocalStorage, plan: Plan) -> None:
     """Table 2 changes, Table 1 does not."""
-    options = {"approaches": ["4"], "num_seeds": 1, "config": QUICK, "device": "cpu"}
+    options = {"approaches": ["4"], "num_seeds": 1, "config": QUICK, "runtime": CPU}
     plain, other = (
         compare(workspace, plan, **options, exclude_true=exclude) for exclude in (False, True)
     )
@@ -192,7 +192,7 @@ def test_the_front_holds_whoever_nobody_beats() -> None:
 
 def test_the_baseline_is_always_among_them(workspace: LocalStorage, plan: Plan) -> None:
     """A change needs something to change from."""
-    found = compare(workspace, plan, approaches=["3"], num_seeds=1, config=QUICK, device="cpu")
+    found = compare(workspace, plan, approaches=["3"], num_seeds=1, config=QUICK, runtime=CPU)
     assert [row[0][:2] for row in found.tables[0].rows[:2]] == ["1.", "3."]
 
 
@@ -200,7 +200,7 @@ def test_an_option_that_no_approach_uses_is_refused(workspace: LocalStorage, pla
     """`fit` refuses it too; silently ignored, it would look like a result."""
     config = replace(QUICK, beta=5.0, temperature=0.1)
     with pytest.raises(TargetError, match="temperature, beta") as error:
-        compare(workspace, plan, approaches=["4"], num_seeds=1, config=config, device="cpu")
+        compare(workspace, plan, approaches=["4"], num_seeds=1, config=config, runtime=CPU)
     assert error.value.where == "--temperature, --beta"
     assert not (workspace.root / "runs").exists()
 
@@ -211,7 +211,7 @@ def test_targets_that_cannot_be_made_fail_before_any_training(
     """Not after all seeds of the baseline."""
     config = replace(QUICK, alpha=77.0)
     with pytest.raises(TargetError, match="alpha is 77"):
-        compare(workspace, plan, approaches=["1", "3"], num_seeds=1, config=config, device="cpu")
+        compare(workspace, plan, approaches=["1", "3"], num_seeds=1, config=config, runtime=CPU)
     assert not (workspace.root / "runs").exists()
 
 
@@ -220,5 +220,5 @@ def test_an_unknown_approach_is_refused_before_any_training(
 ) -> None:
     """Not after the four others ran."""
     with pytest.raises(TargetError, match="'7'"):
-        compare(workspace, plan, approaches=["1", "7"], num_seeds=1, config=QUICK, device="cpu")
+        compare(workspace, plan, approaches=["1", "7"], num_seeds=1, config=QUICK, runtime=CPU)
     assert not (workspace.root / "runs").exists()

@@ -14,13 +14,14 @@ from cache.storage import LocalStorage
 from pipeline.evaluate import evaluate
 from pipeline.fit import fit
 from pipeline.neighbors import write_neighbors
+from pipeline.runs import find_run
 from pipeline.tensors import FitData
 from schemas.configs import to_dict
 from schemas.errors import CacheIncompleteError, ConfigError, FitError, TargetError
 from schemas.plan import Plan
 from schemas.run import EvaluateConfig, FitConfig
 from schemas.tables import CATEGORIES, CONFUSIONS
-from tests.fakes import commit_path, fake_embeddings, fake_workspace, write_shard
+from tests.fakes import CPU, commit_path, fake_embeddings, fake_workspace, write_shard
 
 QUICK = {"epochs": 2, "batch_size": 32, "hidden_dim": 16, "lr": 0.01}
 
@@ -35,7 +36,7 @@ def plan(workspace: LocalStorage) -> Plan:
 def trained(workspace: LocalStorage, plan: Plan, approach: str = "1", **options: object) -> str:
     """Fit a run and return its name."""
     config = FitConfig(approach=approach, **{**QUICK, **options})
-    return fit(workspace, plan, config, device="cpu").name
+    return fit(workspace, plan, config, runtime=CPU).name
 
 
 def look(workspace: LocalStorage, plan: Plan, *runs: str, **options: object):
@@ -149,7 +150,7 @@ def test_a_network_that_sees_nothing_of_an_item_has_no_say(
 
 def test_a_calibrated_run_has_the_temperature_of_val(workspace: LocalStorage, plan: Plan) -> None:
     """Fitted on val by hand, applied on test; the ranking stays."""
-    name = trained(workspace, plan, "4")
+    name = trained(workspace, plan, "4", modalities="image")  # not right everywhere
     plain = look(workspace, plan, name)
     found = look(workspace, plan, name, calibrate=True)
     temperature = json.loads((Path(found.folder) / "metrics.json").read_text())["temperature"]
@@ -276,16 +277,28 @@ def test_a_run_of_another_graph_is_refused(workspace: LocalStorage, plan: Plan) 
 def test_damaged_weights_are_an_error_that_names_the_file(
     workspace: LocalStorage, plan: Plan
 ) -> None:
-    """Truncated, or of another architecture."""
+    """Truncated, or of another run; a config that is gone."""
     name = trained(workspace, plan)
     path = workspace.root / "runs" / name / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(FitError, match="weights cannot be read") as error:
+    with pytest.raises(FitError, match=r"model\.safetensors does not match its sha256") as error:
         look(workspace, plan, name)
     assert str(path) in error.value.where
-    path.with_name("config.json").unlink()
-    with pytest.raises(FitError, match=r"no config\.json"):
+    other = trained(workspace, plan, seed=1)
+    path.write_bytes(path.parent.with_name(other).joinpath(path.name).read_bytes())
+    with pytest.raises(FitError, match="does not match"):
         look(workspace, plan, name)
+    path.with_name("config.json").unlink()
+    with pytest.raises(FitError, match=r"config\.json is missing"):
+        look(workspace, plan, name)
+
+
+def test_a_run_can_be_named_as_a_shell_completes_it(workspace: LocalStorage, plan: Plan) -> None:
+    """`runs/NAME/` is the run as well."""
+    name = trained(workspace, plan)
+    assert find_run(workspace, f"runs/{name}/") == name
+    with pytest.raises(FitError):
+        find_run(workspace, "runs/")
 
 
 def test_what_cannot_be_asked_is_refused(workspace: LocalStorage, plan: Plan) -> None:

@@ -11,24 +11,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cache.lease import Lease
 from cache.storage import LocalStorage
 from pipeline import runs
-from pipeline.fit import RunResult, fit, lr_factor
+from pipeline.fit import RunResult, fit
 from pipeline.neighbors import write_neighbors
-from pipeline.runs import run_name, without_unused
+from pipeline.runs import RUN_FILES, run_name, without_unused
 from pipeline.targets.registry import APPROACHES
 from pipeline.tensors import FitData
+from pipeline.trainer import lr_factor
 from schemas.errors import (
     CacheIncompleteError,
     ConfigError,
     FitError,
+    LeaseError,
     NeighborsError,
     TargetError,
     WorkspaceError,
 )
 from schemas.plan import Plan
 from schemas.run import FitConfig
-from tests.fakes import commit_path, fake_embeddings, fake_plan, fake_workspace, write_shard
+from tests.fakes import CPU, commit_path, fake_embeddings, fake_plan, fake_workspace, write_shard
 
 QUICK = FitConfig(approach="4", epochs=6, batch_size=32, hidden_dim=32, lr=0.01)
 
@@ -41,7 +44,7 @@ def plan(workspace: LocalStorage) -> Plan:
 
 
 def run(workspace: Path, plan: Plan, **changes: object) -> RunResult:
-    return fit(workspace, plan, replace(QUICK, **changes), device="cpu")
+    return fit(workspace, plan, replace(QUICK, **changes), runtime=CPU)
 
 
 def read_history(result: RunResult) -> list[dict[str, float]]:
@@ -100,7 +103,7 @@ def test_the_same_seed_gives_the_same_run(workspace: LocalStorage, plan: Plan) -
     """To the last bit of the weights, on one machine's CPU."""
     first = run(workspace, plan)
     weights = load_file(Path(first.folder) / "model.safetensors")
-    (Path(first.folder) / "metrics.json").unlink()
+    (Path(first.folder) / "commit.json").unlink()
     second = run(workspace, plan)
     assert second.metrics == first.metrics
     assert not second.is_reused
@@ -159,14 +162,45 @@ def test_a_run_that_is_made_again_stops_being_finished_first(
     monkeypatch.setattr(LocalStorage, "remove", note)
     run(workspace, plan)
     assert len(removed) > 3
-    assert removed[0].endswith("/metrics.json")
+    assert removed[0].endswith("/commit.json")
 
 
-def test_a_damaged_record_is_made_again(workspace: LocalStorage, plan: Plan) -> None:
-    """Not a stack trace, and not trusted either."""
+@pytest.mark.parametrize("file", [*RUN_FILES, "commit.json"])
+@pytest.mark.parametrize("damage", [None, b"", b"\xff\xfe", b"{"])
+def test_a_damaged_run_is_made_again(
+    workspace: LocalStorage, plan: Plan, file: str, damage: bytes | None
+) -> None:
+    """Not a stack trace, and not trusted either; the figures come out the same."""
+    first = run(workspace, plan, epochs=1)
+    path = Path(first.folder) / file
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+    again = run(workspace, plan, epochs=1)
+    assert not again.is_reused
+    assert again.metrics == first.metrics
+    assert run(workspace, plan, epochs=1).is_reused
+
+
+def test_figures_that_somebody_changed_are_not_believed(
+    workspace: LocalStorage, plan: Plan
+) -> None:
+    """A top1 of 750% would stand in every table."""
     first = run(workspace, plan)
-    (Path(first.folder) / "config.json").write_text("{")
-    assert not run(workspace, plan).is_reused
+    path = Path(first.folder) / "metrics.json"
+    path.write_text(path.read_text().replace('"top1": ', '"top1": 7'))
+    assert run(workspace, plan).metrics == first.metrics
+
+
+def test_a_run_belongs_to_one_process(workspace: LocalStorage, plan: Plan) -> None:
+    """Two that write one history leave neither's."""
+    name = run_name(QUICK)
+    with Lease(workspace, name), pytest.raises(LeaseError) as caught:
+        run(workspace, plan)
+    assert caught.value.where.endswith(f"runs/{name}/lease.json")
+    assert run(workspace, plan).metrics.top1 > 0.8
+    assert not (workspace.root / "runs" / name / "lease.json").exists()
 
 
 def test_runs_are_named_for_what_they_are() -> None:
@@ -195,8 +229,8 @@ def test_a_finished_run_is_found_without_reading_embeddings(
     """At 12M items that is 25 GB not read."""
     run(workspace, plan)
     data = FitData(workspace, plan, torch.device("cpu"))
-    assert fit(workspace, plan, QUICK, device="cpu", data=data).is_reused
-    assert "image_emb" not in vars(data)
+    assert fit(workspace, plan, QUICK, runtime=CPU, data=data).is_reused
+    assert data.residency is None
 
 
 def test_a_run_folder_that_cannot_be_written_is_one_clear_error(
@@ -319,6 +353,12 @@ def test_bad_target_options_are_refused(
         {"dropout": 1.0},
         {"fusion": "sum"},
         {"kl_weight": -1.0},
+        {"kl_weight": math.nan},
+        {"lr": math.nan},
+        {"lr": math.inf},
+        {"temperature": math.inf},
+        {"seed": -1},
+        {"seed": 2**64},
     ],
 )
 def test_values_out_of_range_are_refused(changes: dict[str, object]) -> None:

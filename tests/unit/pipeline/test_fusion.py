@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.dropout import Dropout, Noise
 from pipeline.fusion import FUSIONS, AttentionFusion, ConcatFusion, FusionNetwork, GatedFusion
 
 B, D, H, C = 6, 16, 24, 7
@@ -18,7 +19,9 @@ def network_of(fusion: str, **options: object):
     """Return a small network with fixed weights, in eval mode."""
     torch.manual_seed(0)
     shape = {"embed_dim": D, "num_classes": C, "hidden_dim": H} | options
-    return FusionNetwork(fusion=fusion, **shape).eval()
+    network = FusionNetwork(fusion=fusion, **shape).eval()
+    network.set_noise(Noise(0, "cpu"))
+    return network
 
 
 def embeddings(seed: int = 1):
@@ -194,7 +197,7 @@ def test_any_embedding_width_can_be_split_into_heads(embed_dim: int, num_heads: 
 def test_depth_width_and_dropout_are_as_asked(num_hidden: int) -> None:
     """A sweep over options that change nothing would measure noise."""
     network = network_of("attention", num_hidden=num_hidden, dropout=0.3)
-    shares = [layer.p for layer in network.mlp if isinstance(layer, nn.Dropout)]
+    shares = [layer.p for layer in network.mlp if isinstance(layer, Dropout)]
     assert shares == [0.3] * num_hidden
     linear = [layer for layer in network.mlp if isinstance(layer, nn.Linear)]
     widths = [(layer.in_features, layer.out_features) for layer in linear]
@@ -218,7 +221,7 @@ def test_the_default_head_has_the_stated_size() -> None:
     count = sum(parameter.numel() for parameter in network.parameters())
     assert round(count / 1e6, 1) == 6.6
     assert network.fuser.num_heads == 8  # no weight shows it: other heads would load and be wrong
-    assert [layer.p for layer in network.mlp if isinstance(layer, nn.Dropout)] == [0.1]
+    assert [layer.p for layer in network.mlp if isinstance(layer, Dropout)] == [0.1]
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

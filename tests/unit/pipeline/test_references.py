@@ -28,11 +28,24 @@ def unit(matrix: np.ndarray) -> np.ndarray:
     return matrix / np.linalg.norm(matrix, axis=-1, keepdims=True)
 
 
+def embeddings_of(data: FitData, rows: torch.Tensor) -> dict[str, np.ndarray]:
+    """Return some rows of both modalities."""
+    return {name: data.embeddings(name, rows).numpy() for name in ("image", "title")}
+
+
 def cosines(data: FitData, view: str, others: dict[str, np.ndarray], row: int) -> np.ndarray:
     """Return an item's cosines with others in one view; of `both` the sum of the two."""
+    own = embeddings_of(data, torch.arange(len(data.labels)))
     names = ("image", "title") if view == "both" else (view,)
-    own = {"image": data.image_emb.numpy(), "title": data.title_emb.numpy()}
     return sum(unit(others[name]) @ unit(own[name][row]) for name in names)
+
+
+def add_noise(data: FitData) -> None:
+    """Blur the images."""
+    data.load()
+    image_emb = data.whole["image"]
+    noise = torch.randn(image_emb.shape, generator=torch.Generator().manual_seed(0))
+    data.whole["image"] = image_emb + 0.3 * noise
 
 
 def test_the_largest_class_is_that_of_most_train_items(workspace: LocalStorage, plan: Plan) -> None:
@@ -54,9 +67,9 @@ def test_zero_shot_ranks_labels_by_cosine(workspace: LocalStorage, plan: Plan, v
     data = FitData(workspace, plan, torch.device("cpu"))
     label_emb = read_label_emb(workspace, plan)
     found = zero_shot(data, label_emb, view)
-    for place, row in enumerate(data.test.tolist()):
+    for place in range(len(data.test)):
         names = ("image", "title") if view == "both" else (view,)
-        own = {"image": data.image_emb.numpy()[row], "title": data.title_emb.numpy()[row]}
+        own = {name: each[place] for name, each in embeddings_of(data, data.test).items()}
         item = unit(sum(unit(own[name]) for name in names))
         cosine = unit(label_emb) @ item
         order = np.argsort(-cosine)
@@ -73,7 +86,7 @@ def test_nearest_items_vote_with_their_cosine(
     data = FitData(workspace, plan, torch.device("cpu"))
     found, k = nearest_items(data, view)
     labels, train = data.labels.numpy(), data.train.numpy()
-    others = {"image": data.image_emb.numpy()[train], "title": data.title_emb.numpy()[train]}
+    others = embeddings_of(data, data.train)
     for place, row in enumerate(data.test.tolist()):
         cosine = cosines(data, view, others, row)
         votes: dict[int, float] = defaultdict(float)
@@ -90,7 +103,7 @@ def test_k_is_chosen_without_looking_at_test(workspace: LocalStorage, plan: Plan
     """Whatever the test labels are, k stays the same."""
     data = FitData(workspace, plan, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    data.image_emb = data.image_emb + 0.3 * torch.randn(data.image_emb.shape, generator=generator)
+    add_noise(data)
     _, k = nearest_items(data, "image")
     assert k > 1
     for seed in range(5):
@@ -104,9 +117,7 @@ def test_labels_that_lie_in_clusters_ask_for_more_than_one_neighbor(
 ) -> None:
     """With noisy items around six centers a vote of many beats the single nearest."""
     data = FitData(workspace, plan, torch.device("cpu"))
-    data.image_emb = data.image_emb + 0.3 * torch.randn(
-        data.image_emb.shape, generator=torch.Generator().manual_seed(0)
-    )
+    add_noise(data)
     assert nearest_items(data, "image")[1] > 1
 
 

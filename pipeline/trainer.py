@@ -1,0 +1,452 @@
+"""One run under way: the only training loop and the only optimizer.
+
+What it does depends on the config, the data and the step alone, so it can stop after any step and
+go on from a checkpoint as if it had not; a batch can be cut in parts, or shared by processes.
+
+B batch, b a part of it.
+"""
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from pipeline.batches import Part, make_batches
+from pipeline.checkpoint import Checkpoint
+from pipeline.dropout import Noise
+from pipeline.fusion import FusionNetwork
+from pipeline.losses import (
+    DenseTensors,
+    HardenedTensors,
+    TargetTensors,
+    loss_parts,
+    to_tensors,
+)
+from pipeline.metrics import outcomes
+from pipeline.predictions import Classifier, network_inputs, predict
+from pipeline.progress import Progress
+from pipeline.ranks import Ranks
+from pipeline.residency import free_bytes
+from pipeline.runs import make_network, run_name
+from pipeline.speed import Speed, measure_speed
+from pipeline.stopping import Stop
+from pipeline.targets.curriculum import Curriculum
+from pipeline.targets.online_smoothing import OnlineTargets
+from pipeline.targets.registry import get_approach
+from pipeline.tensors import Batch, FitData
+from schemas.errors import FitError, FitStoppedError
+from schemas.run import FitRuntime, RunRecord
+from schemas.targets import Targets
+
+logger = logging.getLogger(__name__)
+
+_WARMUP_SHARE = 0.05
+# Losses are looked at so often: on a GPU every look waits for the steps under way.
+_CHECK_STEPS = 50
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_SEEDING = threading.Lock()
+
+
+class Trainer:
+    """One run under way."""
+
+    def __init__(
+        self,
+        data: FitData,
+        record: RunRecord,
+        targets: Targets,
+        runtime: FitRuntime,
+        ranks: Ranks,
+        stop: Stop,
+    ) -> None:
+        """Make the network and its optimizer.
+
+        Args:
+            data: loaded.
+            record: the run's.
+            targets: that the run starts with.
+            runtime: how it is computed.
+            ranks: this process among those that train it.
+            stop: whether somebody asked to stop.
+        """
+        config = record.config
+        device = data.device
+        self.data, self.record, self.config, self.runtime = data, record, config, runtime
+        self.approach = get_approach(config.approach)
+        self.ranks, self.stop = ranks, stop
+        self.network = _seeded_network(record, data)
+        self.noise = Noise(config.seed, device)
+        self.network.set_noise(self.noise)
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=config.lr,
+            fused=True,
+        )
+        self.start = to_tensors(targets, device)
+        self.targets: TargetTensors = self.start
+        self.curriculum: Curriculum | None = None
+        if self.approach.is_hardened:
+            self.curriculum = Curriculum(targets, config.schedule)
+        self.online: OnlineTargets | None = None
+        if self.approach.is_online:
+            assert isinstance(self.start, DenseTensors)
+            self.online = OnlineTargets(self.start.matrix)
+        is_low = record.compute_dtype == "bfloat16"
+        self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_low)
+        self.batches = make_batches(data, record.batch_size, config.seed, ranks)
+        self.steps_per_epoch = -(-len(data.train) // record.batch_size)
+        self.num_steps = config.epochs * self.steps_per_epoch
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] = {}
+        # Of the epoch under way: focal loss and KL, summed over its items.
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.recent: list[Float[Tensor, 2]] = []
+        self.mark = self.saved = 0.0
+
+    def train(self, folder: Path, save: Callable[[Checkpoint], None]) -> FusionNetwork:
+        """Train until the epochs or the patience are used up; return the best epoch's network.
+
+        Args:
+            folder: for history.jsonl and TensorBoard events.
+            save: what keeps a checkpoint.
+        Raises: FitError if the loss is no longer finite, or memory is short; FitStoppedError.
+        """
+        config = self.config
+        with (
+            _Journal(folder if self.ranks.is_first else None) as journal,
+            Progress(
+                f"fit {run_name(config)}",
+                config.epochs * len(self.data.train),
+                is_shown=self.ranks.is_first,
+            ) as progress,
+        ):
+            progress.update(min(self.step * self._batch_size, len(self.data.train) * config.epochs))
+            for row in self.history:
+                journal.write(row)
+            self.saved = time.perf_counter()
+            while not self._is_done():
+                journal.write(self._epoch(progress, save))
+        best = self._best_epoch()
+        logger.info(
+            "%s: best val/top1 %.4f in epoch %d of %d",
+            run_name(config),
+            self.history[best]["val/top1"],
+            best + 1,
+            len(self.history),
+        )
+        self.network.load_state_dict(self.best)
+        return self.network.eval()
+
+    def speed(self, network: FusionNetwork) -> Speed | None:
+        """Put the training's pace beside that of its matrix products; None if there was none."""
+        if not self.seconds or not self.ranks.is_first:
+            return None
+        own = self.data.own_train(self.ranks)[: -(-self._batch_size // self.ranks.size)]
+        batch = self.data.batch(own)
+        return measure_speed(
+            network,
+            network_inputs(self.data, batch, self.config.modalities),
+            items_per_second=len(self.history) * len(self.data.train) / self.seconds,
+            dtype=getattr(torch, self.record.compute_dtype),
+            num_processes=self.ranks.size,
+        )
+
+    def checkpoint(self) -> Checkpoint:
+        """Return all that `resume` needs."""
+        tensors = {f"network.{name}": each for name, each in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": each for name, each in self.best.items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": state[name] for name in _MOMENTS}
+        tensors["sums"] = self.sums
+        if self.online is not None:
+            tensors |= {f"online.{name}": each for name, each in self.online.state().items()}
+        return Checkpoint(
+            step=self.step, history=self.history, seconds=self.seconds, tensors=tensors
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same config on the same data."""
+        device = self.data.device
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, each in checkpoint.tensors.items():
+            part, _, rest = name.partition(".")
+            found.setdefault(part, {})[rest] = each
+        self.network.load_state_dict(found["network"])
+        self.best = {name: each.to(device) for name, each in found.get("best", {}).items()}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, each in found.get("optimizer", {}).items():
+            number, _, moment = name.partition(".")
+            moments.setdefault(int(number), {})[moment] = each
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.sums = found["sums"][""].to(device)
+        if self.online is not None:
+            self.targets = self.online.load(found["online"])
+        self.step, self.seconds = checkpoint.step, checkpoint.seconds
+        self.history = list(checkpoint.history)
+
+    def _is_done(self) -> bool:
+        num_epochs = len(self.history)
+        if num_epochs in (0, self.config.epochs):
+            return num_epochs > 0
+        return num_epochs - 1 - self._best_epoch() >= self.config.patience
+
+    def _best_epoch(self) -> int:
+        """Return the first epoch with the best val/top1, from 0."""
+        return max(range(len(self.history)), key=lambda i: (self.history[i]["val/top1"], -i))
+
+    def _epoch(self, progress: Progress, save: Callable[[Checkpoint], None]) -> dict[str, float]:
+        """Train what is left of an epoch and look at val; return its line of history."""
+        epoch, num_train = len(self.history) + 1, len(self.data.train)
+        first_step = self.step - len(self.history) * self.steps_per_epoch
+        self.network.train()
+        before, self.mark = self.seconds, time.perf_counter()
+        for part in self.batches.epoch(epoch, first_step):
+            self.recent.append(self._step(part))
+            self.sums += self.recent[-1] * part.num_rows
+            self.step += 1
+            progress.update(part.num_rows)
+            if self.step % self._check_steps == 0:
+                self._look(save)
+        self._look(save)
+        self.seconds += time.perf_counter() - self.mark
+        trained = num_train - first_step * self._batch_size
+        focal_mean, kl_mean = (self.sums / num_train).tolist()
+        loss = focal_mean + self._kl_weight * kl_mean
+        self._check_diverged(loss)
+        self.sums.zero_()
+        if self.online is not None:
+            self.ranks.add_up([self.online.sums, self.online.counts])
+            self.targets = self.online.next_epoch()
+        row = {
+            "epoch": epoch,
+            "step": self.step,
+            "train/loss": loss,
+            "train/focal": focal_mean,
+            "train/kl": kl_mean,
+            "train/lr": self._lr(self.step - 1),
+            **self.ranks.of_first(self._val() if self.ranks.is_first else None),
+            "fit/items_per_second": max(0, trained) / max(self.seconds - before, 1e-9),
+        }
+        self.history.append(row)
+        if self._best_epoch() == epoch - 1:
+            self.best = {name: each.clone() for name, each in self.network.state_dict().items()}
+        return row
+
+    def _val(self) -> dict[str, float]:
+        classifier = Classifier([(self.network, self.config.modalities)])
+        rows = self.data.val
+        said = predict(classifier, self.data, rows)
+        labels = self.data.labels[rows].cpu().numpy()
+        found = outcomes(said.top_labels, labels, said.predicted, self.data.graph)
+        return {
+            "val/top1": float(found.top1.mean()),
+            "val/top5": float(found.top5.mean()),
+            "val/neighbors_at_5": float(found.neighbors_at_5.mean()),
+            "val/nll": float(said.nll[said.predicted].mean()) if said.predicted.any() else math.nan,
+        }
+
+    @property
+    def _batch_size(self) -> int:
+        return self.record.batch_size
+
+    @property
+    def _kl_weight(self) -> float:
+        return self.config.kl_weight if self.approach.has_kl else 0.0
+
+    def _lr(self, step: int) -> float:
+        return self.config.lr * lr_factor(step, self.num_steps)
+
+    @property
+    def _check_steps(self) -> int:
+        return 1 if self.data.device.type == "cpu" else _CHECK_STEPS
+
+    def _step(self, part: Part) -> Float[Tensor, "2"]:
+        """Take one optimizer step; return the batch's mean focal loss and KL."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr(self.step)
+        if self.curriculum is not None:
+            found = self.curriculum.at(self.step / self.num_steps)
+            share, entropy = (torch.from_numpy(each).float() for each in found)
+            self.targets = HardenedTensors(
+                self.start, share.to(self.data.device), entropy.to(self.data.device)
+            )
+        self.optimizer.zero_grad(set_to_none=self.ranks.size == 1)
+        losses = torch.zeros(2, device=self.data.device)
+        try:
+            for piece in _pieces(part, self.runtime.accumulate):
+                losses += self._backward(piece)
+            grads = [p.grad for p in self.network.parameters() if p.grad is not None]
+            self.ranks.add_up([*grads, losses])
+            self.optimizer.step()
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(part) from error
+        return losses
+
+    def _backward(self, piece: Part) -> Float[Tensor, "2"]:
+        """Add a piece's share to the gradient; return its share of the batch's mean losses."""
+        batch, places, num_rows = piece
+        labels = self.data.labels[batch.rows]
+        self.noise.start(self.step, places, num_rows)
+        with self.autocast:
+            logits = self.network(*network_inputs(self.data, batch, self.config.modalities))
+        gamma, kl_weight = self.config.gamma, self._kl_weight
+        focal, kl = loss_parts(logits, labels, self.targets, gamma, kl_weight)
+        if self.online is not None:
+            self.online.add(logits.detach(), labels)
+        share = len(labels) / num_rows
+        ((focal + kl_weight * kl) * share).backward()
+        return torch.stack([focal.detach(), kl.detach()]) * share
+
+    def _look(self, save: Callable[[Checkpoint], None]) -> None:
+        """Check the latest losses, and save or stop where that is due."""
+        self._check_finite()
+        is_asked = bool(self.stop.reason)
+        is_due = time.perf_counter() - self.saved >= self.runtime.checkpoint_seconds
+        if self.ranks.size > 1:
+            votes = torch.tensor(
+                [is_asked, is_due and self.ranks.is_first],
+                dtype=torch.float32,
+                device=self.data.device,
+            )
+            self.ranks.add_up([votes])
+            is_asked, is_due = (votes > 0).tolist()
+        if not (is_asked or is_due):
+            return
+        now = time.perf_counter()
+        self.seconds += now - self.mark
+        # Of `online`, each process has sums of its own until the epoch's end.
+        if self.ranks.is_first and (self.ranks.size == 1 or self.online is None):
+            save(self.checkpoint())
+        self.mark = self.saved = time.perf_counter()
+        if is_asked:
+            raise FitStoppedError(
+                f"stopped by {self.stop.reason or 'another process'} after step {self.step} "
+                f"of {self.num_steps}",
+                where=f"run {run_name(self.config)}",
+                fix="run the same command with --resume to go on there",
+            )
+
+    def _check_finite(self) -> None:
+        if not self.recent:
+            return
+        is_bad = ~torch.stack(self.recent).isfinite().all(dim=1)
+        steps = self.step - len(self.recent) + 1
+        self.recent.clear()
+        if is_bad.any():
+            self._diverged(
+                f"the loss is no longer finite in step {steps + int(is_bad.nonzero()[0])}"
+            )
+
+    def _check_diverged(self, loss: float) -> None:
+        """Refuse a loss far above that of a network that says nothing: log C in both terms."""
+        most = 2 * (1 + self._kl_weight) * math.log(self.data.num_classes)
+        if loss > most:
+            self._diverged(f"the mean loss of the epoch is {loss:.4g} at step {self.step}")
+
+    def _diverged(self, what: str) -> None:
+        raise FitError(
+            f"{what}: training diverges",
+            where=f"run {run_name(self.config)}, --lr {self.config.lr:g}",
+            fix=f"lower --lr, for example to {self.config.lr / 10:g}",
+        )
+
+    def _out_of_memory(self, part: Part) -> FitError:
+        """Say which parts of a batch would fit what is free now."""
+        config, device = self.config, self.data.device
+        self.optimizer.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        widths = 4 * self.data.num_classes + 8 * config.hidden_dim * config.num_hidden
+        item_bytes = 4 * (widths + 40 * self.data.embed_dim)
+        fitting = max(1, int(0.8 * free_bytes(device)) // item_bytes)
+        size = min(2 ** int(math.log2(fitting)), part.num_rows // (2 * self.runtime.accumulate))
+        accumulate = -(-part.num_rows // max(1, size))
+        return FitError(
+            f"out of memory in step {self.step + 1}, batch of {part.num_rows:,} items in "
+            f"{self.runtime.accumulate} parts; about {size:,} items at a time would fit",
+            where=f"run {run_name(config)} on {device}",
+            fix=f"use --accumulate {accumulate} (the same steps) or --batch-size {size}",
+        )
+
+
+def lr_factor(step: int, num_steps: int) -> float:
+    """Return the share of the highest learning rate: linear warm-up, then a half cosine to 0."""
+    warmup_steps = max(1, round(_WARMUP_SHARE * num_steps))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+class _Journal:
+    """history.jsonl and TensorBoard events of a run."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Name the folder; without one nothing is written."""
+        self._folder = folder
+
+    def __enter__(self) -> "_Journal":
+        if self._folder is not None:
+            self._events = SummaryWriter(str(self._folder))
+            self._history = (self._folder / "history.jsonl").open("w", encoding="utf-8")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._folder is not None:
+            self._events.close()
+            self._history.close()
+
+    def write(self, row: dict[str, float]) -> None:
+        """Add the line of an epoch."""
+        if self._folder is None:
+            return
+        self._history.write(json.dumps(row) + "\n")
+        self._history.flush()
+        for name, value in row.items():
+            self._events.add_scalar(name, value, row["epoch"])
+
+
+def _seeded_network(record: RunRecord, data: FitData) -> FusionNetwork:
+    """Return the network with the weights of its seed, whatever else draws random numbers."""
+    with _SEEDING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(record.config.seed)
+        return make_network(record.config, data).to(data.device)
+
+
+def _pieces(part: Part, num_pieces: int) -> list[Part]:
+    """Cut a batch, or a process's part of it; a piece knows its places in the whole."""
+    batch, places, num_rows = part
+    if num_pieces == 1:
+        return [part] if len(batch.rows) else []
+    if places is None:
+        places = torch.arange(num_rows, device=batch.rows.device)
+    size = max(1, -(-len(places) // num_pieces))
+    columns = zip(*(column.split(size) for column in (*batch, places)), strict=True)
+    return [
+        Part(Batch(*columns_of[:-1]), columns_of[-1], num_rows)
+        for columns_of in columns
+        if len(columns_of[-1])
+    ]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU it is a plain RuntimeError of the allocator.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
