@@ -184,6 +184,22 @@ class _Window(NamedTuple):
     title_emb: Float16[Tensor, "n D"]
 
 
+def cut(part: Part, num_pieces: int) -> list[Part]:
+    """Cut a batch, or a process's part of it; a piece knows its places in the whole."""
+    batch, places, num_rows = part
+    if num_pieces == 1:
+        return [part] if len(batch.rows) else []
+    if places is None:
+        places = torch.arange(num_rows, device=batch.rows.device)
+    size = max(1, -(-len(places) // num_pieces))
+    columns = zip(*(column.split(size) for column in (*batch, places)), strict=True)
+    return [
+        Part(Batch(*columns_of[:-1]), columns_of[-1], num_rows)
+        for columns_of in columns
+        if len(columns_of[-1])
+    ]
+
+
 def _own(
     rows: Int64[Tensor, " B"], data: FitData, ranks: Ranks
 ) -> tuple[Int64[Tensor, " b"], Int64[Tensor, " b"] | None]:

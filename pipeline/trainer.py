@@ -6,7 +6,6 @@ go on from a checkpoint as if it had not; a batch can be cut in parts, or shared
 B batch, b a part of it.
 """
 
-import json
 import logging
 import math
 import threading
@@ -17,12 +16,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.batches import Part, make_batches
+from pipeline.batches import Part, cut, make_batches
 from pipeline.checkpoint import Checkpoint
 from pipeline.dropout import Noise
 from pipeline.fusion import FusionNetwork
+from pipeline.journal import Journal
 from pipeline.losses import (
     DenseTensors,
     HardenedTensors,
@@ -41,7 +40,7 @@ from pipeline.stopping import Stop
 from pipeline.targets.curriculum import Curriculum
 from pipeline.targets.online_smoothing import OnlineTargets
 from pipeline.targets.registry import get_approach
-from pipeline.tensors import Batch, FitData
+from pipeline.tensors import FitData
 from schemas.errors import FitError, FitStoppedError
 from schemas.run import FitRuntime, RunRecord
 from schemas.targets import Targets
@@ -128,7 +127,7 @@ class Trainer:
         """
         config = self.config
         with (
-            _Journal(folder if self.ranks.is_first else None) as journal,
+            Journal(folder if self.ranks.is_first else None) as journal,
             Progress(
                 f"fit {run_name(config)}",
                 config.epochs * len(self.data.train),
@@ -289,7 +288,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=self.ranks.size == 1)
         losses = torch.zeros(2, device=self.data.device)
         try:
-            for piece in _pieces(part, self.runtime.accumulate):
+            for piece in cut(part, self.runtime.accumulate):
                 losses += self._backward(piece)
             grads = [p.grad for p in self.network.parameters() if p.grad is not None]
             self.ranks.add_up([*grads, losses])
@@ -396,55 +395,11 @@ def lr_factor(step: int, num_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-class _Journal:
-    """history.jsonl and TensorBoard events of a run."""
-
-    def __init__(self, folder: Path | None) -> None:
-        """Name the folder; without one nothing is written."""
-        self._folder = folder
-
-    def __enter__(self) -> "_Journal":
-        if self._folder is not None:
-            self._events = SummaryWriter(str(self._folder))
-            self._history = (self._folder / "history.jsonl").open("w", encoding="utf-8")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._folder is not None:
-            self._events.close()
-            self._history.close()
-
-    def write(self, row: dict[str, float]) -> None:
-        """Add the line of an epoch."""
-        if self._folder is None:
-            return
-        self._history.write(json.dumps(row) + "\n")
-        self._history.flush()
-        for name, value in row.items():
-            self._events.add_scalar(name, value, row["epoch"])
-
-
 def _seeded_network(record: RunRecord, data: FitData) -> FusionNetwork:
     """Return the network with the weights of its seed, whatever else draws random numbers."""
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(record.config.seed)
         return make_network(record.config, data).to(data.device)
-
-
-def _pieces(part: Part, num_pieces: int) -> list[Part]:
-    """Cut a batch, or a process's part of it; a piece knows its places in the whole."""
-    batch, places, num_rows = part
-    if num_pieces == 1:
-        return [part] if len(batch.rows) else []
-    if places is None:
-        places = torch.arange(num_rows, device=batch.rows.device)
-    size = max(1, -(-len(places) // num_pieces))
-    columns = zip(*(column.split(size) for column in (*batch, places)), strict=True)
-    return [
-        Part(Batch(*columns_of[:-1]), columns_of[-1], num_rows)
-        for columns_of in columns
-        if len(columns_of[-1])
-    ]
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
