@@ -16,7 +16,7 @@ from cache.storage import LocalStorage
 from pipeline.splits import assign_splits
 from schemas.configs import to_json
 from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess
-from schemas.tables import ITEMS, LABELS, SPLITS
+from schemas.tables import ITEMS, LABELS, ROWS, SPLITS
 
 NUM_LABELS = 100
 
@@ -104,6 +104,19 @@ def _items(plan: Plan, shard: int, item_labels: np.ndarray, splits: np.ndarray) 
         "split": np.array(SPLITS)[splits[rows]],
     }
     return parquet_bytes(pa.table(columns).cast(ITEMS))
+
+
+def embedded_rows(start: int, stop: int) -> pa.Table:
+    """Return the rows table of items that have both embeddings."""
+    num_rows, rows = stop - start, np.arange(start, stop)
+    columns = {
+        "row": rows,
+        "item_id": item_ids(rows),
+        "image_ok": np.ones(num_rows, bool),
+        "title_ok": np.ones(num_rows, bool),
+        **{name: pa.nulls(num_rows, ROWS.field(name).type) for name in ROWS.names[4:]},
+    }
+    return pa.table(columns, schema=ROWS)
 
 
 def item_ids(rows: np.ndarray) -> list[str]:

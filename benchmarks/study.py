@@ -102,7 +102,7 @@ def main() -> None:
         for name, chosen in CONFIGS.items():
             started = time.perf_counter()
             config = FitConfig(**chosen, **common, seed=seed)
-            metrics = fit(workspace, plan, config, device="cpu", data=data).metrics
+            metrics = fit(workspace, plan, config, data=data).metrics
             print(
                 f"{name:<24} seed {seed}: top1 {metrics.top1:.4f}, top5 {metrics.top5:.4f}, "
                 f"neighbors@5 {metrics.neighbors_at_5:.2f}, {time.perf_counter() - started:.0f} s",

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from jaxtyping import Float, Int
-from simulated import item_ids, make_workspace
+from simulated import embedded_rows, make_workspace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -23,7 +23,6 @@ from cache.layout import MODALITIES
 from cache.storage import LocalStorage
 from cache.writer import ShardWriter, write_labels
 from schemas.plan import Plan
-from schemas.tables import ROWS
 
 CONSTANT = np.sqrt(2.11)  # appended to unit vectors: the mean cosine of the top 20 becomes 0.85
 WIDTH = 392  # MiniLM's 384, the constant and zeros, so that 8 heads divide it
@@ -61,7 +60,7 @@ def make_study_catalog(workspace: LocalStorage, labels_folder: Path, num_items: 
                     name: _views(prototypes[name][chosen], NOISE[name], [start, place])
                     for place, name in enumerate(MODALITIES)
                 }
-                writer.write(chunk, **views, rows=_rows(start, stop))
+                writer.write(chunk, **views, rows=embedded_rows(start, stop))
             writer.commit()
     return plan
 
@@ -102,15 +101,3 @@ def _views(
     views *= noise / np.sqrt(WIDTH)
     views += prototypes
     return views / np.linalg.norm(views, axis=1, keepdims=True)
-
-
-def _rows(start: int, stop: int) -> pa.Table:
-    num_rows, rows = stop - start, np.arange(start, stop)
-    columns = {
-        "row": rows,
-        "item_id": item_ids(rows),
-        "image_ok": np.ones(num_rows, bool),
-        "title_ok": np.ones(num_rows, bool),
-        **{name: pa.nulls(num_rows, ROWS.field(name).type) for name in ROWS.names[4:]},
-    }
-    return pa.table(columns, schema=ROWS)
