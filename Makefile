@@ -33,7 +33,7 @@ faults: $(READY)  ## kill the cache's writer before and after its every step
 	$(BIN)/python -m pytest tests/unit -m slow
 
 bench: $(READY)  ## print benchmark figures and append them to benchmarks/results
-	@for script in benchmarks/help.py benchmarks/cache.py benchmarks/neighbors.py benchmarks/import_export.py benchmarks/embed.py benchmarks/demo.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/help.py benchmarks/cache.py benchmarks/neighbors.py benchmarks/import_export.py benchmarks/embed.py benchmarks/demo.py benchmarks/fit.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:  ## remove .venv and the demo's workspace
 	rm -rf $(VENV) demo-workspace

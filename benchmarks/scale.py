@@ -36,10 +36,10 @@ from cache.reader import PLAN, read_plan
 from cache.storage import LocalStorage
 from pipeline.device import pick_device
 from pipeline.fit import build_targets
-from pipeline.predictions import Classifier, measure_predictions, predict
+from pipeline.predictions import Classifier, measure_predictions, network_inputs, predict
 from pipeline.ranks import ALONE
 from pipeline.runs import make_record
-from pipeline.speed import peak_bytes
+from pipeline.speed import peak_bytes, products_of
 from pipeline.stopping import Stop
 from pipeline.tensors import FitData
 from pipeline.trainer import Trainer
@@ -91,8 +91,15 @@ def measure_here(folder: Path, config: FitConfig, runtime: FitRuntime) -> dict[s
         "items_per_second": num_trained / trainer.seconds,
         "peak_process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_device_bytes": peak_bytes(device),
+        "flops_per_item": _flops_per_item(trainer, data),
         "top1": metrics.top1,
     }
+
+
+def _flops_per_item(trainer: Trainer, data: FitData) -> float:
+    rows = data.train[:16]
+    inputs = network_inputs(data, data.batch(rows), "both")
+    return sum(each.flops for each in products_of(trainer.network, inputs)) / len(rows)
 
 
 class _Clock:
