@@ -183,7 +183,7 @@ def _runtime(options: dict[str, Any]) -> "FitRuntime":
 
 def _is_first_process() -> bool:
     """Say whether this is the one that reports, of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 @click.group(

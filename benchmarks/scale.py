@@ -17,7 +17,6 @@ import argparse
 import json
 import logging
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -89,7 +88,7 @@ def measure_here(folder: Path, config: FitConfig, runtime: FitRuntime) -> dict[s
         "test_seconds": evaluated,
         "microseconds_per_item": trainer.seconds / num_trained * 1e6,
         "items_per_second": num_trained / trainer.seconds,
-        "peak_process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_process_bytes": peak_bytes(torch.device("cpu")),
         "peak_device_bytes": peak_bytes(device),
         "flops_per_item": _flops_per_item(trainer, data),
         "top1": metrics.top1,
@@ -137,7 +136,7 @@ def describe(figures: dict[str, Any]) -> str:
 
 def made_catalog(folder: Path, num_items: int, dim: int, num_labels: int) -> Path:
     """Return the folder of a catalog, made if it is not there."""
-    place = folder / str(num_items)
+    place = folder / f"{num_items}x{dim}-{num_labels}"
     if not (place / "neighbors.parquet").exists():
         shutil.rmtree(place, ignore_errors=True)
         make_scale_catalog(LocalStorage(place), num_items, dim, num_labels)

@@ -163,12 +163,12 @@ class Cache:
             out[:] = whole[: stop - start] if kept is None else whole[: stop - start][kept]
 
     def check(
-        self, names: Sequence[str] = MODALITIES, done: Callable[[int], None] = _ignore
+        self, shards: Sequence[int] | None = None, done: Callable[[int], None] = _ignore
     ) -> None:
         """Compare every chunk with its checksum and keep nothing, before blocks are read.
 
         Args:
-            names: of the modalities.
+            shards: to look at; None for all that are done.
             done: called with the number of rows of each chunk that is right.
         Raises: CacheCorruptError naming the first chunk that does not match and its rows.
         """
@@ -184,8 +184,8 @@ class Cache:
 
         jobs = [
             (name, shard, index, chunk)
-            for name in names
-            for shard in self.commits
+            for name in MODALITIES
+            for shard in (self.commits if shards is None else shards)
             for index, chunk in enumerate(chunk_range(plan, shard))
         ]
         with ThreadPoolExecutor(_NUM_THREADS) as pool:

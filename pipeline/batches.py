@@ -22,16 +22,15 @@ from torch import Tensor
 
 from cache.layout import ITEM_DTYPE, MODALITIES
 from pipeline.ranks import ALONE, Ranks
-from pipeline.residency import HOST, STREAM, free_bytes
+from pipeline.residency import HOST, STREAM
 from pipeline.seeds import derived_seed
 from pipeline.tensors import Batch, FitData
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_MAX_WINDOW_BYTES = 2 << 30
-# Of the free memory: two windows are there at a time, and the copy of one to a device.
-_WINDOW_SHARE = 0.15
+# Of one process; two windows are there at a time. The same everywhere: the order depends on it.
+_WINDOW_BYTES = 1 << 30
 
 
 class Part(NamedTuple):
@@ -102,13 +101,12 @@ class StreamedBatches:
             batch_size: B.
             seed: of the order.
             ranks: this process among those of the run; it reads its own blocks only.
-            window_blocks: W; None for what free memory allows, up to 2 GiB.
+            window_blocks: W; None for 1 GiB a process.
         """
         self._data, self._batch_size, self._seed, self._ranks = data, batch_size, seed, ranks
         block_bytes = data.block_rows * data.embed_dim * ITEM_DTYPE.itemsize * len(MODALITIES)
-        free = min(free_bytes(data.device), free_bytes(torch.device("cpu")))
-        num_bytes = min(_MAX_WINDOW_BYTES, int(_WINDOW_SHARE * free)) * ranks.size
-        self._window_blocks = window_blocks or max(1, num_bytes // block_bytes)
+        in_window = _WINDOW_BYTES * ranks.size // block_bytes
+        self._window_blocks = window_blocks or max(1, in_window)
         # Where the train rows of each block begin, among all train rows.
         self._train = data.train.cpu().numpy()
         num_blocks = -(-len(data.labels) // data.block_rows)

@@ -41,6 +41,13 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """Return `cpu`, or `cuda` with the card's model; which of several equal ones is no matter."""
+    if device.type != "cuda":
+        return device.type
+    return f"cuda ({torch.cuda.get_device_name(device)})"
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Say whether the hardware multiplies bfloat16; elsewhere it is slower than float32."""
     if device.type == "cuda":

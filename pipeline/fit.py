@@ -11,7 +11,7 @@ D embedding width, C classes.
 import logging
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,7 @@ from safetensors.torch import save
 from cache.layout import lease_name
 from cache.lease import Lease
 from cache.storage import Storage
-from pipeline.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
+from pipeline.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.device import pick_device
 from pipeline.fusion import FusionNetwork
 from pipeline.losses import check_gamma
@@ -41,6 +41,7 @@ from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
 from pipeline.trainer import Trainer
 from schemas.configs import to_json
+from schemas.errors import FitError, FitStoppedError
 from schemas.plan import Plan
 from schemas.run import FitConfig, FitRuntime, RunRecord
 from schemas.targets import Targets
@@ -137,9 +138,10 @@ def fit_all(
             data.load(runtime.residency)
         num_threads = torch.get_num_threads()
         is_cpu = data.device.type == "cpu" and data.residency != STREAM
-        num_workers = min(len(runs), num_threads) if is_cpu else 1
+        # By the number of all runs: what is finished already may not change how others round.
+        num_workers = min(len(configs), num_threads) if is_cpu else 1
         if num_workers <= 1:
-            made = [run.result() for run in runs]
+            made = [run.result(is_measured=False) for run in runs]
         else:
             made = _together(runs, num_workers, num_threads // num_workers, stop)
     new = iter(made)
@@ -157,9 +159,15 @@ def _together(
     ) as pool:
         futures = [pool.submit(run.result, is_measured=False) for run in runs]
         try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            failed = [each for each in futures if each.done() and each.exception() is not None]
+            # One that was stopped is not the reason why the others were.
+            failed.sort(key=lambda each: isinstance(each.exception(), FitStoppedError))
+            if failed:
+                failed[0].result()
             return [future.result() for future in futures]
         except BaseException:
-            stop.reason = stop.reason or "the error of another run"
+            stop.reason = stop.reason or "the end of another run"
             pool.shutdown(cancel_futures=True)
             raise
         finally:
@@ -218,7 +226,7 @@ class _Run:
         self._record = make_record(config, data)
         self._name = run_name(config)
         self._place = f"runs/{self._name}"
-        self._targets = build_targets(config, data)
+        build_targets(config, data)  # and not kept: a dense one may have gigabytes
         self._lease = Lease(workspace, self._name)
 
     def result(self, *, is_measured: bool = True) -> RunResult:
@@ -231,19 +239,25 @@ class _Run:
             return self._made(is_measured=is_measured)
 
     def _made(self, *, is_measured: bool) -> RunResult:
-        workspace, data = self._workspace, self._data
-        data.load(self._runtime.residency, self._ranks)
+        workspace, data, ranks = self._workspace, self._data, self._ranks
+        config, check = self._record.config, self._lease.check
+        # Somebody may have finished it while this one waited for its turn.
+        reused = ranks.of_first(_reused(workspace, data, config) if ranks.is_first else None)
+        if reused is not None:
+            return reused
+        data.load(self._runtime.residency, ranks)
         record = replace(
             self._record,
             residency=data.residency or "",
             num_processes=self._ranks.size,
             num_threads=torch.get_num_threads(),
         )
-        trainer = Trainer(data, record, self._targets, self._runtime, self._ranks, self._stop)
+        targets = build_targets(config, data)
+        trainer = Trainer(data, record, targets, self._runtime, ranks, self._stop)
         self._begin(record, trainer)
         with workspace.folder(self._place) as folder:
             network = trainer.train(
-                folder, lambda found: write_checkpoint(workspace, self._place, record, found)
+                folder, lambda found: write_checkpoint(workspace, self._place, record, found, check)
             )
         metrics = None
         if self._ranks.is_first:
@@ -261,10 +275,11 @@ class _Run:
         """Take up the checkpoint, if that is wanted, or clear the folder."""
         workspace, place = self._workspace, self._place
         if self._runtime.resume:
-            found = read_checkpoint(workspace, place, record)
+            first = self._ranks.is_first
+            found = read_checkpoint(workspace, place, record) if first else None
+            found = self._ranks.of_first(found)
             if found is not None:
-                trainer.resume(found)
-                logger.info("%s goes on after step %d", self._name, found.step)
+                self._take_up(trainer, found)
         elif self._ranks.is_first and workspace.size(f"{place}/{CHECKPOINT}") is not None:
             logger.info("%s begins anew; --resume would go on where it was stopped", self._name)
         if not self._ranks.is_first:
@@ -277,17 +292,31 @@ class _Run:
                 workspace.remove(name)
         workspace.write(f"{place}/config.json", to_json(record).encode())
 
+    def _take_up(self, trainer: Trainer, checkpoint: Checkpoint) -> None:
+        try:
+            trainer.resume(checkpoint)
+        except (KeyError, RuntimeError, ValueError) as error:  # of another version of the code
+            where = self._workspace.where(f"{self._place}/{CHECKPOINT}")
+            raise FitError(
+                f"the checkpoint does not fit this run: {' '.join(str(error).split())[:200]}",
+                where=where,
+                fix=f"delete {where} to begin anew",
+            ) from error
+        logger.info("%s goes on after step %d", self._name, checkpoint.step)
+
     def _finish(self, network: FusionNetwork) -> Metrics:
         """Evaluate on test and write what is left to write."""
         workspace, data, place = self._workspace, self._data, self._place
         classifier = Classifier([(network, self._record.config.modalities)])
         predictions = predict(classifier, data, data.test)
         metrics = measure_predictions(predictions, data, data.test)
-        workspace.write(f"{place}/model.safetensors", save(network.state_dict()))
-        workspace.write(
-            f"{place}/predictions.parquet", predictions_file(predictions, data, data.test)
-        )
-        workspace.write(f"{place}/metrics.json", to_json(metrics).encode())
+        files = {
+            "model.safetensors": save(network.state_dict()),
+            "predictions.parquet": predictions_file(predictions, data, data.test),
+            "metrics.json": to_json(metrics).encode(),
+        }
+        for name, content in files.items():
+            workspace.write(f"{place}/{name}", content, check=self._lease.check)
         commit_run(workspace, self._name, self._lease.check)
         workspace.remove(f"{place}/{CHECKPOINT}")
         return metrics

@@ -14,7 +14,9 @@ _LOG_SECONDS = 30.0
 class Progress:
     """Counts what is done and shows the rate and the time left, on stderr."""
 
-    def __init__(self, what: str, total: int, unit: str = "item", *, is_shown: bool = True) -> None:
+    def __init__(
+        self, what: str, total: int, unit: str = "item", *, is_shown: bool = True, done: int = 0
+    ) -> None:
         """Start counting.
 
         Args:
@@ -22,13 +24,18 @@ class Progress:
             total: number of units at the end.
             unit: singular name of what is counted.
             is_shown: False to count in silence, as one of several processes.
+            done: units that were done before.
         """
         self._what, self._total, self._unit = what, total, unit
         self._is_shown, self._is_terminal = is_shown, sys.stderr.isatty()
         self._bar = tqdm(
-            total=total, desc=what, unit=unit, disable=not (is_shown and self._is_terminal)
+            total=total,
+            initial=done,
+            desc=what,
+            unit=unit,
+            disable=not (is_shown and self._is_terminal),
         )
-        self._done = 0
+        self._done = self._before = done
         self._started = self._logged = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -51,7 +58,7 @@ class Progress:
         now = time.monotonic()
         if self._is_shown and not self._is_terminal and now - self._logged >= _LOG_SECONDS:
             self._logged = now
-            rate = self._done / (now - self._started)
+            rate = (self._done - self._before) / (now - self._started)
             logger.info(
                 "%s: %s of %s, %.0f %ss/s, %s left",
                 self._what,

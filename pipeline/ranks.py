@@ -16,20 +16,23 @@ import torch.distributed as dist
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
+from schemas.errors import ConfigError
+
 _TIMEOUT = datetime.timedelta(minutes=30)  # the first process evaluates while others wait
 
 
 class Ranks:
     """This process among those of the run."""
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, local_size: int = 1) -> None:
         """Number it.
 
         Args:
             rank: from 0.
             size: number of processes.
+            local_size: of them on this machine, whose memory they share.
         """
-        self.rank, self.size = rank, size
+        self.rank, self.size, self.local_size = rank, size, local_size
 
     @property
     def is_first(self) -> bool:
@@ -49,6 +52,14 @@ class Ranks:
         parts = flat.split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
+
+    def all_of(self, value: Any) -> list[Any]:
+        """Return every process's value, on all of them."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
 
     def of_first(self, value: Any = None) -> Any:
         """Return the first process's value, on all of them."""
@@ -72,12 +83,17 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     if not dist.is_torchelastic_launched():
         yield ALONE, device
         return
-    if device == "auto" and torch.cuda.is_available():
+    if device.startswith("cuda:"):
+        raise ConfigError(
+            f"every process would take {device}",
+            where="--device",
+            fix="leave --device out under torchrun: each process takes a GPU of its own",
+        )
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     backend = "nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, timeout=_TIMEOUT)
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size()), device
-    finally:
-        dist.destroy_process_group()
+    yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"])), device
+    # Not after an error: the others may be in the middle of a sum, and this would wait for them.
+    dist.destroy_process_group()

@@ -8,27 +8,31 @@ from pathlib import Path
 import psutil
 import torch
 
+from pipeline.ranks import ALONE, Ranks
 from schemas.errors import FitError
 
 DEVICE, HOST, STREAM = "device", "host", "stream"
+_PLACES = (DEVICE, HOST, STREAM)
 _CGROUP = Path("/sys/fs/cgroup")
 # Of what is free: the rest is for weights, logits and everybody else.
 _SHARE = 0.7
 
 
-def choose_residency(asked: str, num_bytes: int, device: torch.device) -> str:
+def choose_residency(asked: str, num_bytes: int, device: torch.device, ranks: Ranks = ALONE) -> str:
     """Return where the embeddings are to be.
 
     Args:
         asked: `device`, `host`, `stream`, or `auto` for the first of them with enough free memory.
         num_bytes: of the embeddings that this process holds.
         device: where it trains; for a CPU, `device` and `host` are one.
+        ranks: that share the machine's memory, and take the same place.
     Raises: FitError if `device` or `host` was asked for and is too small.
     """
-    free = {DEVICE: free_bytes(device), HOST: free_bytes(torch.device("cpu"))}
+    host = free_bytes(torch.device("cpu")) // ranks.local_size
+    free = {DEVICE: host if device.type == "cpu" else free_bytes(device), HOST: host}
     if asked == "auto":
         fitting = [place for place in (DEVICE, HOST) if num_bytes <= _SHARE * free[place]]
-        chosen = fitting[0] if fitting else STREAM
+        chosen = max(ranks.all_of(fitting[0] if fitting else STREAM), key=_PLACES.index)
     else:
         chosen = asked
     if chosen != STREAM and num_bytes > free[chosen]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from cache.storage import Storage
-from pipeline.device import has_bfloat16
+from pipeline.device import device_name, has_bfloat16
 from pipeline.fusion import FusionNetwork
 from pipeline.metrics import Metrics
 from pipeline.status import RUN_COMMIT, finished_runs
@@ -102,7 +102,7 @@ def make_record(config: FitConfig, data: FitData) -> RunRecord:
         config=config,
         inputs=data.inputs,
         batch_size=config.batch_size or _auto_batch_size(len(data.train)),
-        device=str(data.device),
+        device=device_name(data.device),
         compute_dtype="bfloat16" if has_bfloat16(data.device) else "float32",
         git_commit=_git_commit(),
         packages={name: version(name) for name in _PACKAGES},

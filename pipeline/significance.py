@@ -16,6 +16,7 @@ from scipy.stats import binom
 
 NUM_RESAMPLES = 2000
 _BATCH = 100
+_MAX_KEPT = 20_000  # items, whose draws are 80 MB
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,24 @@ def change(new: Ratio, old: Ratio) -> Change:
     if not np.isfinite(value) or num_items < 2:
         return Change(value, float("nan"), float("nan"))
     columns = np.stack([new.numerator, new.denominator, old.numerator, old.denominator], axis=1)
-    blocks = np.split(_times_drawn(num_items), range(_BATCH, NUM_RESAMPLES, _BATCH))
-    sums = np.concatenate([times.astype(np.float64) @ columns for times in blocks])
+    drawn = _times_drawn if num_items <= _MAX_KEPT else _times_drawn.__wrapped__
+    sums = np.concatenate(
+        [
+            drawn(num_items, block).astype(np.float64) @ columns
+            for block in range(NUM_RESAMPLES // _BATCH)
+        ]
+    )
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a single mistake
         ratios = np.nan_to_num(sums[:, ::2] / sums[:, 1::2])
     low, high = np.percentile(ratios[:, 0] - ratios[:, 1], [2.5, 97.5])
     return Change(value, float(low), float(high))
 
 
-@lru_cache(1)
-def _times_drawn(num_items: int) -> Int16[np.ndarray, "R T"]:
-    """Return how often each resample has each item: its sums are a product with these."""
-    rng = np.random.default_rng(0)
-    found = np.empty((NUM_RESAMPLES, num_items), np.int16)
+@lru_cache(NUM_RESAMPLES // _BATCH)
+def _times_drawn(num_items: int, block: int) -> Int16[np.ndarray, "R T"]:
+    """Return how often each resample of a block has each item: sums are a product with it."""
+    rng = np.random.default_rng([block, num_items])
+    found = np.empty((_BATCH, num_items), np.int16)
     for row in found:
         row[:] = np.bincount(rng.integers(num_items, size=num_items), minlength=num_items)
     return found

@@ -4,10 +4,13 @@ import contextlib
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 logger = logging.getLogger(__name__)
+
+_AGAIN_SECONDS = 2.0
 
 
 class Stop:
@@ -16,12 +19,20 @@ class Stop:
     def __init__(self) -> None:
         """Nobody has."""
         self.reason = ""
+        self._asked = 0.0
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
-        """Note a signal; a second one interrupts at once."""
+        """Note a signal; one that comes seconds after it interrupts at once.
+
+        Not sooner: torchrun hands on to its processes what a terminal has sent to all of them.
+        """
         del frame
+        now = time.monotonic()
         if self.reason:
-            raise KeyboardInterrupt
+            if now - self._asked > _AGAIN_SECONDS:
+                raise KeyboardInterrupt
+            return
+        self._asked = now
         self.reason = signal.Signals(number).name
         logger.info("%s: stopping after this step; once more to stop at once", self.reason)
 

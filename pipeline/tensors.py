@@ -128,6 +128,12 @@ class FitData:
         Raises: FitError if they do not fit; CacheCorruptError.
         """
         if self.residency is not None:
+            if residency not in ("auto", self.residency, *[DEVICE] * (self.device.type == "cpu")):
+                raise FitError(
+                    f"the embeddings were loaded to {self.residency} already",
+                    where=f"--residency {residency}",
+                    fix="make another FitData for it",
+                )
             return
         is_held = np.ones(len(self.labels), bool)
         if ranks.size > 1:
@@ -137,14 +143,17 @@ class FitData:
                 is_held[torch.cat([self.val, self.test]).cpu().numpy()] = True
         num_held = int(is_held.sum())
         num_bytes = num_held * self.embed_dim * len(MODALITIES) * ITEM_DTYPE.itemsize
-        chosen = choose_residency(residency, num_bytes, self.device)
+        chosen = choose_residency(residency, num_bytes, self.device, ranks)
         if chosen == STREAM:
-            with Progress("check the cache", len(MODALITIES) * len(self.labels)) as progress:
-                self.cache.check(done=progress.update)
+            shards = list(self.cache.commits)[ranks.rank :: ranks.size]
+            num_rows = len(MODALITIES) * len(self.labels) // ranks.size
+            with Progress("check the cache", num_rows, is_shown=ranks.is_first) as progress:
+                self.cache.check(shards, done=progress.update)
         else:
             rows = None if num_held == len(is_held) else is_held
             if rows is not None:
-                self._places = self._tensor(np.cumsum(is_held) - 1)
+                # A row that is not held is out of range, not another item's.
+                self._places = self._tensor(np.where(is_held, np.cumsum(is_held) - 1, len(is_held)))
             for name in MODALITIES:
                 whole = torch.from_numpy(self.cache.read(name, rows=rows))
                 self.whole[name] = whole.to(self.device) if chosen == DEVICE else whole

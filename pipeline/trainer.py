@@ -104,7 +104,15 @@ class Trainer:
             assert isinstance(self.start, DenseTensors)
             self.online = OnlineTargets(self.start.matrix)
         is_low = record.compute_dtype == "bfloat16"
-        self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_low)
+        if ranks.size > 1:  # a process without rows of a batch adds zeros
+            for parameter in self.network.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        self.autocast = torch.autocast(
+            device.type,
+            dtype=torch.bfloat16,
+            enabled=is_low,
+            cache_enabled=False,  # the cache is of the process, and other threads empty it
+        )
         self.batches = make_batches(data, record.batch_size, config.seed, ranks)
         self.steps_per_epoch = -(-len(data.train) // record.batch_size)
         self.num_steps = config.epochs * self.steps_per_epoch
@@ -132,9 +140,9 @@ class Trainer:
                 f"fit {run_name(config)}",
                 config.epochs * len(self.data.train),
                 is_shown=self.ranks.is_first,
+                done=self._num_trained(),
             ) as progress,
         ):
-            progress.update(min(self.step * self._batch_size, len(self.data.train) * config.epochs))
             for row in self.history:
                 journal.write(row)
             self.saved = time.perf_counter()
@@ -151,11 +159,19 @@ class Trainer:
         self.network.load_state_dict(self.best)
         return self.network.eval()
 
+    def _num_trained(self) -> int:
+        num_train, num_epochs = len(self.data.train), len(self.history)
+        steps = self.step - num_epochs * self.steps_per_epoch
+        return num_epochs * num_train + min(steps * self._batch_size, num_train)
+
     def speed(self, network: FusionNetwork) -> Speed | None:
         """Put the training's pace beside that of its matrix products; None if there was none."""
         if not self.seconds or not self.ranks.is_first:
             return None
-        own = self.data.own_train(self.ranks)[: -(-self._batch_size // self.ranks.size)]
+        num_parts = self.ranks.size * self.runtime.accumulate
+        own = self.data.own_train(self.ranks)[: -(-self._batch_size // num_parts)]
+        if not len(own):
+            return None
         batch = self.data.batch(own)
         return measure_speed(
             network,
@@ -173,7 +189,10 @@ class Trainer:
             tensors |= {f"optimizer.{number}.{name}": state[name] for name in _MOMENTS}
         tensors["sums"] = self.sums
         if self.online is not None:
-            tensors |= {f"online.{name}": each for name, each in self.online.state().items()}
+            state = {name: each.clone() for name, each in self.online.state().items()}
+            # Until an epoch's end each process has sums of its own.
+            self.ranks.add_up([state["sums"], state["counts"]])
+            tensors |= {f"online.{name}": each for name, each in state.items()}
         return Checkpoint(
             step=self.step, history=self.history, seconds=self.seconds, tensors=tensors
         )
@@ -195,7 +214,9 @@ class Trainer:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.sums = found["sums"][""].to(device)
         if self.online is not None:
-            self.targets = self.online.load(found["online"])
+            loaded = self.online.load(found["online"], is_first=self.ranks.is_first)
+            if checkpoint.history:
+                self.targets = loaded
         self.step, self.seconds = checkpoint.step, checkpoint.seconds
         self.history = list(checkpoint.history)
 
@@ -287,16 +308,19 @@ class Trainer:
             )
         self.optimizer.zero_grad(set_to_none=self.ranks.size == 1)
         losses = torch.zeros(2, device=self.data.device)
+        cause = ""
         try:
             for piece in cut(part, self.runtime.accumulate):
                 losses += self._backward(piece)
-            grads = [p.grad for p in self.network.parameters() if p.grad is not None]
-            self.ranks.add_up([*grads, losses])
-            self.optimizer.step()
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-            raise self._out_of_memory(part) from error
+            cause = " ".join(str(error).split())
+        if cause:  # out here nothing holds what did not fit any more
+            raise self._out_of_memory(part, cause)
+        grads = [p.grad for p in self.network.parameters() if p.grad is not None]
+        self.ranks.add_up([*grads, losses])
+        self.optimizer.step()
         return losses
 
     def _backward(self, piece: Part) -> Float[Tensor, "2"]:
@@ -331,16 +355,18 @@ class Trainer:
             return
         now = time.perf_counter()
         self.seconds += now - self.mark
-        # Of `online`, each process has sums of its own until the epoch's end.
-        if self.ranks.is_first and (self.ranks.size == 1 or self.online is None):
-            save(self.checkpoint())
+        found = self.checkpoint()
+        if self.ranks.is_first:
+            save(found)
+        if is_asked:
+            self.ranks.of_first()  # who ends first has torchrun end the others, one that writes too
         self.mark = self.saved = time.perf_counter()
         if is_asked:
             raise FitStoppedError(
                 f"stopped by {self.stop.reason or 'another process'} after step {self.step} "
                 f"of {self.num_steps}",
                 where=f"run {run_name(self.config)}",
-                fix="run the same command with --resume to go on there",
+                fix="run the same command again to go on there; fit needs --resume for it",
             )
 
     def _check_finite(self) -> None:
@@ -367,7 +393,7 @@ class Trainer:
             fix=f"lower --lr, for example to {self.config.lr / 10:g}",
         )
 
-    def _out_of_memory(self, part: Part) -> FitError:
+    def _out_of_memory(self, part: Part, cause: str) -> FitError:
         """Say which parts of a batch would fit what is free now."""
         config, device = self.config, self.data.device
         self.optimizer.zero_grad(set_to_none=True)
@@ -376,13 +402,16 @@ class Trainer:
         widths = 4 * self.data.num_classes + 8 * config.hidden_dim * config.num_hidden
         item_bytes = 4 * (widths + 40 * self.data.embed_dim)
         fitting = max(1, int(0.8 * free_bytes(device)) // item_bytes)
-        size = min(2 ** int(math.log2(fitting)), part.num_rows // (2 * self.runtime.accumulate))
-        accumulate = -(-part.num_rows // max(1, size))
+        num_rows = -(-part.num_rows // self.ranks.size)
+        size = min(2 ** int(math.log2(fitting)), num_rows // (2 * self.runtime.accumulate))
+        size = max(1, size)
+        batch_size = size * self.ranks.size
+        accumulate = -(-num_rows // size)
         return FitError(
             f"out of memory in step {self.step + 1}, batch of {part.num_rows:,} items in "
-            f"{self.runtime.accumulate} parts; about {size:,} items at a time would fit",
+            f"{self.runtime.accumulate} parts; about {size:,} items at a time would fit ({cause})",
             where=f"run {run_name(config)} on {device}",
-            fix=f"use --accumulate {accumulate} (the same steps) or --batch-size {size}",
+            fix=f"use --accumulate {accumulate} (the same steps) or --batch-size {batch_size}",
         )
 
 

@@ -66,10 +66,18 @@ class OnlineTargets:
         """Return what a checkpoint keeps."""
         return {"matrix": self.matrix, "sums": self.sums, "counts": self.counts}
 
-    def load(self, state: dict[str, Tensor]) -> DenseTensors:
-        """Go on from a checkpoint; return the targets of the epoch under way."""
+    def load(self, state: dict[str, Tensor], *, is_first: bool = True) -> DenseTensors:
+        """Go on from a checkpoint; return the targets of the epoch under way.
+
+        Args:
+            state: as kept.
+            is_first: False for the other processes of a run: the first has the sums of all.
+        """
         for name, each in self.state().items():
             each.copy_(state[name])
+        if not is_first:
+            self.sums.zero_()
+            self.counts.zero_()
         return self._targets()
 
     def _targets(self) -> DenseTensors:

@@ -10,7 +10,7 @@ from pipeline.batches import Part, ResidentBatches, StreamedBatches
 from pipeline.neighbors import write_neighbors
 from pipeline.ranks import Ranks
 from pipeline.tensors import FitData
-from schemas.errors import CacheCorruptError
+from schemas.errors import CacheCorruptError, FitError
 from schemas.plan import Plan
 from tests.fakes import chunk_path, commit_path, fake_embeddings, fake_workspace
 
@@ -165,3 +165,23 @@ def test_blocks_of_a_shard_that_is_not_done_are_empty(workspace: LocalStorage, p
     Cache(workspace, plan, allow_partial=True).read_blocks("image", np.array([2, 0]), 64, found)
     assert np.isnan(found[:64]).all()
     np.testing.assert_array_equal(found[64:], fake_embeddings(plan)["image"][:64])
+
+
+def test_embeddings_are_loaded_to_one_place(workspace: LocalStorage, plan: Plan) -> None:
+    """Another one that is asked for later must not be ignored."""
+    data = loaded(workspace, plan, "host")
+    for same in ("host", "device", "auto"):
+        data.load(same)
+    with pytest.raises(FitError, match="loaded to host already") as caught:
+        data.load("stream")
+    assert caught.value.where == "--residency stream"
+
+
+def test_a_row_that_a_process_does_not_hold_is_no_other_row(
+    workspace: LocalStorage, plan: Plan
+) -> None:
+    """An index that is off by some rows would train on other items' embeddings."""
+    data = loaded(workspace, plan, "host", Ranks(1, 2))
+    other = data.own_train(Ranks(0, 2))
+    with pytest.raises(IndexError):
+        data.embeddings("image", other)

@@ -73,3 +73,20 @@ def test_uses_of_one_seed_differ() -> None:
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derived_seed("a", 0, 1) == derived_seed("a", 0, 1)
+
+
+def test_the_scale_is_exact_on_average_in_bfloat16() -> None:
+    """1 / 0.9 in bfloat16 is 0.2% too small, and evaluation would see other activations."""
+    hidden = torch.linspace(1, 2, 128, dtype=torch.bfloat16).expand(2000, 128)
+    found = dropout(0.1)(hidden)
+    assert found.dtype == torch.bfloat16
+    kept = found != 0
+    ratio = (found.double() / hidden.double())[kept].mean().item()
+    assert ratio == pytest.approx(1 / (1 - 6554 / 65536), rel=5e-4)
+
+
+def test_a_share_of_nearly_one_drops_nearly_all() -> None:
+    """FitConfig allows any share below 1, and 16 bits round some of them up to it."""
+    found = dropout(0.9999999)(torch.ones(100, 100))
+    assert found.isfinite().all()
+    assert (found == 0).float().mean() > 0.99

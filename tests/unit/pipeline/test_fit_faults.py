@@ -128,8 +128,31 @@ def test_a_stopped_shared_run_goes_on(workspace: LocalStorage) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
-        history = Path(workspace.location, "runs")
-        wait_until(lambda: any(path.stat().st_size for path in history.glob("*/history.jsonl")))
+        runs = Path(workspace.location, "runs")
+        wait_until(lambda: any(path.stat().st_size for path in runs.glob("*/history.jsonl")))
         process.terminate()
         assert process.wait() != 0
-    assert next(history.glob(f"*/{CHECKPOINT}"))
+    file = next(runs.glob(f"*/{CHECKPOINT}"))
+    history = file.parent / "history.jsonl"
+
+    def num_epochs() -> int:
+        return len(history.read_text().splitlines()) if history.exists() else 0
+
+    before = num_epochs()
+    with subprocess.Popen(
+        [*command, workspace.location, "--resume"],
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        said = ""
+        while "goes on after step" not in said:
+            said = process.stderr.readline()
+            assert said, "ended without going on"
+        wait_until(lambda: num_epochs() > before + 3)
+        process.terminate()
+        rest = process.stderr.read()
+        assert process.wait() != 0
+    assert "is not used" not in rest

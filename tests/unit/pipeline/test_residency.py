@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline import residency
+from pipeline.ranks import Ranks
 from pipeline.residency import choose_residency, free_bytes
 from schemas.errors import FitError
 
@@ -37,6 +38,16 @@ def test_auto_takes_the_fastest_place_with_room(
     """Weights, logits and everybody else need the rest."""
     assert choose_residency("auto", num_bytes, GPU) == on_gpu
     assert choose_residency("auto", num_bytes, CPU) == on_cpu
+
+
+def test_processes_of_a_machine_share_its_memory_and_take_one_place(free: dict[str, int]) -> None:
+    """One that streams and one that does not would see other orders."""
+    ranks = Ranks(0, 2, 2)
+    ranks.all_of = lambda value: [value, "host"]
+    assert choose_residency("auto", 60, GPU, ranks) == "host"
+    assert choose_residency("auto", 351, CPU, ranks) == "stream"
+    with pytest.raises(FitError, match="do not fit"):
+        choose_residency("host", 501, CPU, ranks)
 
 
 def test_what_is_asked_for_is_taken_or_refused(free: dict[str, int]) -> None:

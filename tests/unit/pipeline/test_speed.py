@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.fusion import FusionNetwork
-from pipeline.speed import Product, Speed, measure_speed, products_of
+from pipeline.speed import Product, Speed, measure_speed, products_of, seconds_of
 
 B, D, H, C = 4, 8, 16, 5
 
@@ -39,6 +39,20 @@ def test_a_pace_is_put_beside_its_limit() -> None:
     assert speed.flops_per_second == pytest.approx(100 * flops)
     assert speed.limit_items_per_second > 100
     assert speed.peak_bytes > 1e7
+
+
+def test_every_product_of_a_step_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, the weight's gradient and, where there is one, the input's."""
+    done: list[int] = []
+    mm = torch.mm
+    monkeypatch.setattr(
+        torch, "mm", lambda a, b: (done.append(2 * a.shape[0] * a.shape[1] * b.shape[1]), mm(a, b))
+    )
+    network = FusionNetwork(embed_dim=D, num_classes=C, hidden_dim=H)
+    products = products_of(network, inputs())
+    assert seconds_of(products, torch.device("cpu"), torch.float32) > 0
+    assert sum(done) % sum(each.flops for each in products) == 0
+    assert len(done) % 11 == 0  # two products of the first layer, three of the other three
 
 
 def test_speed_is_one_readable_line() -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cache.storage import LocalStorage
 from pipeline import fit as fit_module
+from pipeline import stopping
 from pipeline.checkpoint import CHECKPOINT
 from pipeline.fit import RunResult, fit, fit_all
 from pipeline.fusion import FusionNetwork
@@ -159,6 +160,51 @@ def test_a_checkpoint_that_cannot_be_used_is_not(
     assert outcome(result) == expected
 
 
+def test_a_checkpoint_of_another_way_to_compute_is_refused(
+    workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streamed items come in another order: going on would repeat some and lose others."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(FitStoppedError):
+            fit(workspace, plan, QUICK, runtime=CPU)
+    runtime = replace(CPU, resume=True, residency="stream")
+    with pytest.raises(FitError, match="residency host -> stream") as caught:
+        fit(workspace, plan, QUICK, runtime=runtime)
+    assert caught.value.where.endswith(CHECKPOINT)
+    assert Path(caught.value.where).exists()
+    assert not fit(workspace, plan, QUICK, runtime=replace(runtime, residency="host")).is_reused
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written by other code: one clear error, with the file to delete."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(FitStoppedError):
+            fit(workspace, plan, QUICK, runtime=CPU)
+    file = next((workspace.root / "runs").glob(f"*/{CHECKPOINT}"))
+    tensors = load_file(file)
+    tensors["network.mlp.9.weight"] = tensors.pop("network.mlp.3.weight")
+    save_file(tensors, file)
+    with pytest.raises(FitError, match="does not fit this run") as caught:
+        fit(workspace, plan, QUICK, runtime=replace(CPU, resume=True))
+    assert str(file) in caught.value.fix
+
+
+def test_a_run_that_was_finished_meanwhile_is_taken_as_it_is(
+    workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked again once the lease is held."""
+    expected = outcome(fit(workspace, plan, QUICK, runtime=CPU))
+    look, answers = fit_module._reused, iter([False, True])
+    monkeypatch.setattr(fit_module, "_reused", lambda *rest: look(*rest) if next(answers) else None)
+    found = fit(workspace, plan, QUICK, runtime=CPU)
+    assert found.is_reused
+    assert outcome(found) == expected
+
+
 def test_a_signal_ends_a_run_with_a_checkpoint(
     workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,10 +224,12 @@ def test_a_signal_ends_a_run_with_a_checkpoint(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_a_second_signal_interrupts_at_once() -> None:
+def test_a_second_signal_interrupts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """For who cannot wait for a step of a streamed window."""
     stop = Stop()
     stop.ask(signal.SIGINT)
+    stop.ask(signal.SIGINT)  # at once: torchrun handing on what the terminal sent to all
+    monkeypatch.setattr(stopping, "_AGAIN_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         stop.ask(signal.SIGINT)
 
@@ -224,10 +272,12 @@ def test_an_error_of_one_run_stops_the_others(workspace: LocalStorage, plan: Pla
     """They keep a checkpoint, so that nothing is lost by it."""
     torch.set_num_threads(2)
     data = FitData(workspace, plan, torch.device("cpu"))
-    configs = [replace(QUICK, lr=1e30), replace(QUICK, epochs=2000, patience=2000, lr=1e-4)]
+    long = replace(QUICK, epochs=2000, patience=2000, lr=1e-4)
+    configs = [long, replace(QUICK, lr=1e30), replace(long, seed=1)]
     with pytest.raises(FitError, match="diverges"):
         fit_all(workspace, data, configs, runtime=CPU)
-    assert len(list((workspace.root / "runs").glob(f"*/{CHECKPOINT}"))) == 1
+    assert 1 <= len(list((workspace.root / "runs").glob(f"*/{CHECKPOINT}"))) <= 2
+    assert not list((workspace.root / "runs").glob("*/commit.json"))
 
 
 def test_bad_options_of_one_run_are_found_before_any_is_made(
@@ -274,7 +324,7 @@ def test_out_of_memory_says_what_would_fit(
 ) -> None:
     """The allocator's own error, turned into one that helps."""
     monkeypatch.setattr(FusionNetwork, "forward", allocate_too_much)
-    for accumulate, advice in ((1, 2), (4, 8)):
+    for accumulate, advice in ((1, 2), (4, 8), (100, 32)):
         with pytest.raises(FitError, match=r"out of memory in step 1, batch of 32 items") as caught:
             fit(workspace, plan, QUICK, runtime=replace(CPU, accumulate=accumulate))
         assert f"--accumulate {advice} " in caught.value.fix
