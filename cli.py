@@ -21,6 +21,7 @@ from schemas.errors import PipelineError
 if TYPE_CHECKING:
     from cache.storage import Storage
     from pipeline.encoder import Encoder
+    from pipeline.text_table import TextTable
     from schemas.run import FitRuntime
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -656,6 +657,21 @@ def fit(workspace: "Storage", **options: Any) -> None:
         found.table().print()
 
 
+def _print_found(
+    tables: Sequence["TextTable"], record: Any, written: str, *, as_json: bool
+) -> None:
+    """Print tables, or the record as JSON; what was written where nothing is parsed."""
+    if as_json:
+        click.echo(json.dumps(record, indent=2))
+    else:
+        for table in tables:
+            table.print()
+    click.echo(f"written: {written}", err=as_json)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, not tables.")
+
+
 def _exclude_true_option(command: Command) -> Command:
     option = click.option(
         "--exclude-true", is_flag=True, help="Do not count the true label in neighbors@5."
@@ -691,10 +707,17 @@ def _exclude_true_option(command: Command) -> Command:
 )
 @_exclude_true_option
 @click.option("--allow-partial", is_flag=True, help="Go on although shards are missing.")
+@_json_option
 @_device_option
 @_workspace_option()
 def evaluate(
-    workspace: "Storage", run: str, ensemble: tuple[str, ...], device: str, **options: Any
+    workspace: "Storage",
+    run: str,
+    ensemble: tuple[str, ...],
+    *,
+    as_json: bool,
+    device: str,
+    **options: Any,
 ) -> None:
     """Look closely at a finished run: metrics, categories, confusions, what may be accepted.
 
@@ -708,9 +731,7 @@ def evaluate(
 
     config = EvaluateConfig(runs=(run, *ensemble), **options)
     found = evaluate_run(workspace, frozen, config, device=device)
-    for table in found.tables:
-        table.print()
-    click.echo(f"written: {found.folder}")
+    _print_found(found.tables, found.record, found.folder, as_json=as_json)
 
 
 @main.command(epilog=_example("python cli.py compare --seeds 3"))
@@ -724,6 +745,7 @@ def evaluate(
     help="Runs of each.",
 )
 @_exclude_true_option
+@_json_option
 @_fit_options
 @_workspace_option()
 def compare(
@@ -732,6 +754,7 @@ def compare(
     num_seeds: int,
     *,
     exclude_true: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Fit what is missing and print the paper's tables, with intervals, controls, references."""
@@ -754,9 +777,7 @@ def compare(
         runtime=runtime,
         exclude_true=exclude_true,
     )
-    for table in found.tables:
-        table.print()
-    click.echo("written: " + ", ".join(map(str, found.files)))
+    _print_found(found.tables, found.record, ", ".join(found.files), as_json=as_json)
 
 
 @main.command(epilog=_example("python cli.py demo"))

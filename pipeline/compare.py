@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cache.reader import read_label_emb
 from cache.storage import Storage
@@ -48,6 +49,8 @@ class Comparison:
     """Lines of the tables: approaches, controls, references; the baseline first."""
     tables: tuple[TextTable, ...]
     """The paper's two, one of mistakes, one of calibration and acceptance."""
+    record: dict[str, Any]
+    """What the JSON says."""
     files: tuple[str, ...]
     """What was written: Markdown, JSON and pictures."""
 
@@ -215,16 +218,17 @@ def _write(
     lines = tables.compared(entries)
     makers = (tables.table1, tables.table2, tables.table3, tables.table4)
     shown = tuple(make(lines, note) for make in makers)
-    record = {
+    record: dict[str, Any] = {
         "num_test": num_test,
         "num_seeds": num_seeds,
         "exclude_true": exclude_true,
         "entries": tables.record(lines),
         "runs": {run.name: to_dict(run.metrics) for results in runs.values() for run in results},
     }
+    record = plain_json(record)
     files = {
         f"report/{name}.md": "\n".join(table.markdown() for table in shown).encode(),
-        f"report/{name}.json": (json.dumps(plain_json(record), indent=2) + "\n").encode(),
+        f"report/{name}.json": (json.dumps(record, indent=2) + "\n").encode(),
         f"report/{name}.png": plot_compare(entries),
         "report/front.png": plot_front(lines),
         "report/calibration.png": plot_calibration(entries),
@@ -233,5 +237,8 @@ def _write(
     for file, data in files.items():
         workspace.write(file, data)
     return Comparison(
-        entries=tuple(entries), tables=shown, files=tuple(map(workspace.where, files))
+        entries=tuple(entries),
+        tables=shown,
+        record=record,
+        files=tuple(map(workspace.where, files)),
     )

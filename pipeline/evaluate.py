@@ -7,6 +7,7 @@ probabilities may be averaged with another run's, fitted to val, or ranked by an
 
 import json
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -45,6 +46,8 @@ class Evaluation:
     """One row a pair of truth and other answer that occurred."""
     tables: tuple[TextTable, ...]
     """Metrics, acceptance, worst categories, most confused pairs."""
+    record: dict[str, Any]
+    """What metrics.json says."""
     folder: str
     """Where the files are."""
 
@@ -81,8 +84,9 @@ def evaluate(
     categories = categories_table(
         result, labels, names=names, train_counts=data.train_counts, confusions=confusions
     )
+    record = _record(result, config, temperature)
     files = {
-        "metrics.json": _metrics_file(result, config, temperature),
+        "metrics.json": (json.dumps(record, indent=2) + "\n").encode(),
         "categories.parquet": parquet_bytes(categories),
         "confusions.parquet": parquet_bytes(confusions),
         "predictions.parquet": predictions_file(result.predictions, data, rows),
@@ -100,11 +104,12 @@ def evaluate(
             worst_categories(categories),
             top_confusions(confusions),
         ),
+        record=record,
         folder=workspace.where(f"report/{config.name()}"),
     )
 
 
-def _metrics_file(result: Result, config: EvaluateConfig, temperature: float) -> bytes:
+def _record(result: Result, config: EvaluateConfig, temperature: float) -> dict[str, Any]:
     record = {
         **to_dict(config),
         "temperature": temperature,
@@ -113,7 +118,8 @@ def _metrics_file(result: Result, config: EvaluateConfig, temperature: float) ->
         "calibrated_ece": result.calibrated_ece,
         "acceptance": [asdict(each) for each in result.acceptance],
     }
-    return (json.dumps(plain_json(record), indent=2) + "\n").encode()
+    found: dict[str, Any] = plain_json(record)
+    return found
 
 
 def _metrics_table(result: Result, config: EvaluateConfig, temperature: float) -> TextTable:

@@ -1,5 +1,6 @@
 """The command line: help, exit codes, and what it says before a plan exists."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from click.testing import CliRunner, Result
 
 import cli
 from cache.storage import LocalStorage
+from pipeline.neighbors import write_neighbors
 from schemas.configs import to_dict
 from schemas.run import FitConfig
-from tests.fakes import fake_plan
+from tests.fakes import fake_plan, fake_workspace
 
 COMMANDS = sorted(cli.main.commands)
 ROOT = Path(__file__).parents[2]
@@ -104,3 +106,19 @@ def test_every_command_the_readme_names_exists() -> None:
     named = set(re.findall(r"python cli\.py ([a-z-]+)", (ROOT / "README.md").read_text()))
     assert named
     assert named <= set(COMMANDS)
+
+
+def test_results_can_be_had_as_json(tmp_path: Path) -> None:
+    """For programs: nothing but JSON on stdout, the same as in the report's file."""
+    workspace = LocalStorage(tmp_path)
+    write_neighbors(workspace, fake_workspace(workspace), k=3)
+    quick = ["--epochs", "1", "--device", "cpu", "--json", "--workspace", str(tmp_path)]
+    compared = run("compare", "--approaches", "1,4", "--seeds", "1", *quick)
+    assert json.loads(compared.stdout) == json.loads(
+        (tmp_path / "report" / "compare.json").read_text()
+    )
+    name = next(path.name for path in (tmp_path / "runs").glob("a4-*"))
+    looked = run("evaluate", f"runs/{name}/", *quick[2:])
+    assert json.loads(looked.stdout) == json.loads(
+        (tmp_path / "report" / name / "metrics.json").read_text()
+    )
