@@ -134,12 +134,14 @@ def describe(figures: dict[str, Any]) -> str:
     )
 
 
-def made_catalog(folder: Path, num_items: int, dim: int, num_labels: int) -> Path:
+def made_catalog(
+    folder: Path, num_items: int, dim: int, num_labels: int, *, is_sorted: bool = False
+) -> Path:
     """Return the folder of a catalog, made if it is not there."""
-    place = folder / f"{num_items}x{dim}-{num_labels}"
+    place = folder / f"{num_items}x{dim}-{num_labels}{'-sorted' * is_sorted}"
     if not (place / "neighbors.parquet").exists():
         shutil.rmtree(place, ignore_errors=True)
-        make_scale_catalog(LocalStorage(place), num_items, dim, num_labels)
+        make_scale_catalog(LocalStorage(place), num_items, dim, num_labels, is_sorted=is_sorted)
     assert (place / PLAN).exists()
     return place
 
@@ -158,7 +160,7 @@ def plot() -> None:
         groups.setdefault(name, []).append(line)
     figure, (time_axis, memory_axis) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, group in groups.items():
-        latest = {line["items"]: line for line in group}
+        latest = {line["items"]: line for line in group if not line.get("sorted")}
         sizes = sorted(latest)
         each = [latest[size]["microseconds_per_item"] for size in sizes]
         memory = [latest[size]["peak_process_bytes"] / 1e9 for size in sizes]
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--residency", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", type=Path, help="keeps the catalogs; else they are temporary")
+    parser.add_argument("--sorted", action="store_true", help="items of a label stand together")
     parser.add_argument("--plot", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -209,11 +212,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for size in map(int, options.sizes.split(",")):
             folder = options.folder or Path(temporary)
-            place = made_catalog(folder, size, options.dim, options.labels)
+            place = made_catalog(
+                folder, size, options.dim, options.labels, is_sorted=options.sorted
+            )
             os.sync()  # the writes of a catalog are not its readers' time
             figures = measure(place, config, runtime)
             print(describe(figures), flush=True)
-            append("scale", figures)
+            append("scale", {**figures, "sorted": options.sorted})
             if options.folder is None:
                 shutil.rmtree(place)
 

@@ -30,7 +30,12 @@ _NOISE = 3.0  # length of an item's noise beside a center of length 1
 
 
 def make_scale_catalog(
-    workspace: LocalStorage, num_items: int, embed_dim: int = 512, num_labels: int = NUM_LABELS
+    workspace: LocalStorage,
+    num_items: int,
+    embed_dim: int = 512,
+    num_labels: int = NUM_LABELS,
+    *,
+    is_sorted: bool = False,
 ) -> Plan:
     """Write plan, items, labels, cache and label graph.
 
@@ -39,12 +44,15 @@ def make_scale_catalog(
         num_items: N.
         embed_dim: D.
         num_labels: C.
+        is_sorted: items of one label stand together, as in catalogs written category by category.
     """
     rng = np.random.default_rng(0)
     ids = [f"L{label:05d}" for label in range(num_labels)]
     paths = [f"Area {i // 400} > Aisle {i // 20} > Shelf {i}" for i in range(num_labels)]
     labels = pa.table({"label_id": ids, "name": [f"Shelf {i}" for i in ids], "path": paths})
     item_labels = rng.integers(num_labels, size=num_items)
+    if is_sorted:
+        item_labels.sort()
     plan = make_workspace(workspace, num_items, embed_dim, labels=labels, item_labels=item_labels)
     # A label is near those of its aisle, and so are its items.
     aisles = rng.standard_normal((num_labels // 20 + 1, embed_dim), np.float32)

@@ -123,7 +123,7 @@ class FitData:
         """Read what this process holds of both modalities, every checksum compared.
 
         Args:
-            residency: `device`, `host`, `stream` (nothing is kept, all is checked), or `auto`.
+            residency: `device`, `host`, `stream` (held-out items are kept), or `auto`.
             ranks: this process among those of the run; the first holds the held-out items too.
         Raises: FitError if they do not fit; CacheCorruptError.
         """
@@ -135,28 +135,32 @@ class FitData:
                     fix="make another FitData for it",
                 )
             return
-        is_held = np.ones(len(self.labels), bool)
-        if ranks.size > 1:
-            is_held[:] = False
-            is_held[self.own_train(ranks).cpu().numpy()] = True
-            if ranks.is_first:
-                is_held[torch.cat([self.val, self.test]).cpu().numpy()] = True
-        num_held = int(is_held.sum())
-        num_bytes = num_held * self.embed_dim * len(MODALITIES) * ITEM_DTYPE.itemsize
+        is_held = np.zeros(len(self.labels), bool)
+        if ranks.is_first:
+            is_held[torch.cat([self.val, self.test]).cpu().numpy()] = True
+        is_train = np.zeros(len(self.labels), bool)
+        is_train[self.own_train(ranks).cpu().numpy()] = True
+        num_rows = int((is_held | is_train).sum())
+        num_bytes = num_rows * self.embed_dim * len(MODALITIES) * ITEM_DTYPE.itemsize
         chosen = choose_residency(residency, num_bytes, self.device, ranks)
         if chosen == STREAM:
             shards = list(self.cache.commits)[ranks.rank :: ranks.size]
             num_rows = len(MODALITIES) * len(self.labels) // ranks.size
             with Progress("check the cache", num_rows, is_shown=ranks.is_first) as progress:
                 self.cache.check(shards, done=progress.update)
+            # Evaluated after every epoch: at 12M items their pages are cold by then.
+            rows = np.flatnonzero(is_held)
+            found = self.batch(self._tensor(rows))
+            self.whole = {"image": found.image_emb, "title": found.title_emb}
         else:
-            rows = None if num_held == len(is_held) else is_held
-            if rows is not None:
-                # A row that is not held is out of range, not another item's.
-                self._places = self._tensor(np.where(is_held, np.cumsum(is_held) - 1, len(is_held)))
+            is_held |= is_train
+            every = None if is_held.all() else is_held
             for name in MODALITIES:
-                whole = torch.from_numpy(self.cache.read(name, rows=rows))
+                whole = torch.from_numpy(self.cache.read(name, rows=every))
                 self.whole[name] = whole.to(self.device) if chosen == DEVICE else whole
+        if not is_held.all():
+            # A row that is not held is out of range, not another item's.
+            self._places = self._tensor(np.where(is_held, np.cumsum(is_held) - 1, len(is_held)))
         self.residency = chosen
 
     def own_train(self, ranks: Ranks) -> Int64[Tensor, " n"]:
@@ -177,10 +181,11 @@ class FitData:
             name: `image` or `title`.
             rows: which.
         """
-        if name in self.whole:
+        whole = self.whole.get(name)
+        if whole is not None:
             places = rows if self._places is None else self._places[rows]
-            whole = self.whole[name]
-            return whole[places.to(whole.device)].to(self.device)
+            if self.residency != STREAM or bool((places < len(whole)).all()):
+                return whole[places.to(whole.device)].to(self.device)
         wanted = rows.cpu().numpy()
         is_ok = (self.image_ok if name == "image" else self.title_ok)[rows].cpu().numpy()
         found = np.full((len(rows), self.embed_dim), np.nan, np.float16)

@@ -185,3 +185,17 @@ def test_a_row_that_a_process_does_not_hold_is_no_other_row(
     other = data.own_train(Ranks(0, 2))
     with pytest.raises(IndexError):
         data.embeddings("image", other)
+
+
+def test_streaming_keeps_what_is_evaluated(workspace: LocalStorage, plan: Plan) -> None:
+    """Held-out rows are read once, not singly after every epoch; others can still be read."""
+    data, expected = loaded(workspace, plan, "stream"), fake_embeddings(plan)
+    assert len(data.whole["image"]) == len(data.val) + len(data.test)
+    for number in range(16):
+        chunk_path(workspace, "image", number).rename(workspace.root / f"kept-{number}")
+    for rows in (data.val, data.test):
+        np.testing.assert_array_equal(data.embeddings("image", rows), expected["image"][rows])
+    for number in range(16):
+        (workspace.root / f"kept-{number}").rename(chunk_path(workspace, "image", number))
+    some = torch.cat([data.train[:5], data.val[:5]])
+    np.testing.assert_array_equal(data.embeddings("image", some), expected["image"][some])
