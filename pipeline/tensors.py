@@ -32,8 +32,9 @@ from schemas.plan import Plan
 from schemas.run import FitInputs
 from schemas.tables import SPLITS
 
-# Rows read in one piece when they do not fit memory: 256 kB at D = 512, as fast as larger ones.
-_BLOCK_ROWS = 256
+# Rows read in one piece when they do not fit memory: 64 kB at D = 512. Of larger blocks a catalog
+# that is sorted by category has so few a label that many labels miss whole windows.
+_BLOCK_ROWS = 64
 
 
 class Batch(NamedTuple):
