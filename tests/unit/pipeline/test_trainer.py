@@ -71,6 +71,16 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(Trainer, "_step", count)
 
 
+def stop_in_the_middle(
+    workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leave a run stopped after its seventh step."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(FitStoppedError):
+            fit(workspace, plan, QUICK, runtime=CPU)
+
+
 @pytest.mark.parametrize("residency", ["host", "stream"])
 @pytest.mark.parametrize("approach", ["1", "5", "online"])
 def test_a_stopped_run_goes_on_to_the_same_bytes(
@@ -108,10 +118,7 @@ def test_without_resume_a_stopped_run_begins_anew(
     workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And comes to the same; the log says what --resume would have saved."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        with pytest.raises(FitStoppedError):
-            fit(workspace, plan, QUICK, runtime=CPU)
+    stop_in_the_middle(workspace, plan, monkeypatch)
     steps: list[int] = []
     take = Trainer._step
     monkeypatch.setattr(
@@ -144,10 +151,7 @@ def test_a_checkpoint_that_cannot_be_used_is_not(
     expected = outcome(fit(workspace, plan, QUICK, runtime=CPU))
     folder = next((workspace.root / "runs").iterdir())
     (folder / "commit.json").unlink()
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        with pytest.raises(FitStoppedError):
-            fit(workspace, plan, QUICK, runtime=CPU)
+    stop_in_the_middle(workspace, plan, monkeypatch)
     if damage is None:
         write_neighbors(workspace, plan, k=2)
         write_neighbors(workspace, plan, k=3)
@@ -164,10 +168,7 @@ def test_a_checkpoint_of_another_way_to_compute_is_refused(
     workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Streamed items come in another order: going on would repeat some and lose others."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        with pytest.raises(FitStoppedError):
-            fit(workspace, plan, QUICK, runtime=CPU)
+    stop_in_the_middle(workspace, plan, monkeypatch)
     runtime = replace(CPU, resume=True, residency="stream")
     with pytest.raises(FitError, match="residency host -> stream") as caught:
         fit(workspace, plan, QUICK, runtime=runtime)
@@ -180,10 +181,7 @@ def test_a_checkpoint_of_another_network_is_refused(
     workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Written by other code: one clear error, with the file to delete."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        with pytest.raises(FitStoppedError):
-            fit(workspace, plan, QUICK, runtime=CPU)
+    stop_in_the_middle(workspace, plan, monkeypatch)
     file = next((workspace.root / "runs").glob(f"*/{CHECKPOINT}"))
     tensors = load_file(file)
     tensors["network.mlp.9.weight"] = tensors.pop("network.mlp.3.weight")
