@@ -167,9 +167,9 @@ def plot() -> None:
         time_axis.plot(sizes, each, "o-", label=name)
         memory_axis.plot(sizes, memory, "o-", label=name)
     time_axis.set(xscale="log", xlabel="items", ylabel="microseconds an item and epoch")
-    time_axis.set_ylim(bottom=0)
-    memory_axis.set(xscale="log", yscale="log", xlabel="items", ylabel="peak memory, GB")
+    memory_axis.set(xscale="log", xlabel="items", ylabel="peak memory, GB")
     for axis in (time_axis, memory_axis):
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
         axis.grid(alpha=0.3)
     time_axis.legend()
     figure.savefig(DOCS / "scale.png", dpi=120)

@@ -23,14 +23,12 @@ from tests.fit_faults import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-NUM_KILLS = 10
 
-
-@pytest.mark.parametrize("residency", ["host", "stream"])
+@pytest.mark.parametrize(("residency", "num_kills"), [("host", 10), ("stream", 4)])
 def test_a_run_killed_at_random_ends_in_the_same_bytes(
-    workspace: LocalStorage, tmp_path: Path, residency: str
+    workspace: LocalStorage, residency: str, num_kills: int
 ) -> None:
-    """Kill -9 ten times, most of them in training; every time it goes on from its checkpoint."""
+    """Kill -9, most of them in training; every time it goes on from its checkpoint."""
     plan = fake_workspace(workspace)
     write_neighbors(workspace, plan, k=3)
     config = FitConfig(approach="5", epochs=8, patience=8, batch_size=16, hidden_dim=64, lr=0.01)
@@ -48,7 +46,7 @@ def test_a_run_killed_at_random_ends_in_the_same_bytes(
         shutil.rmtree(folder)
         random.seed(0)
         num_killed = num_resumed = 0
-        while num_killed < NUM_KILLS:
+        while num_killed < num_kills:
             child = processes.start(
                 train, workspace.location, config, replace(runtime, resume=True)
             )
@@ -58,7 +56,7 @@ def test_a_run_killed_at_random_ends_in_the_same_bytes(
             num_killed += child.wait().was_killed
             if (folder / "commit.json").exists():  # it was faster: again from the beginning
                 shutil.rmtree(folder)
-        assert num_resumed >= NUM_KILLS // 2
+        assert num_resumed >= num_kills // 2
         processes.run(train, workspace.location, config, replace(runtime, resume=True)).result()
     for name, content in expected.items():
         assert (folder / name).read_bytes() == content, name
