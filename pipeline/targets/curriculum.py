@@ -72,10 +72,7 @@ class Curriculum:
 
     def at(self, progress: float) -> tuple[Float64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
         """Return each class's scale and sum of t log t after a share of the run."""
-        if self._schedule == "linear":
-            left = self._start * (1.0 - progress)
-        else:
-            left = after_steps(self._start, VIRTUAL_STEPS * progress, self._eps, self._schedule)
+        left = off_true_at(self._start, progress, self._schedule, self._eps)
         scale = np.divide(left, self._start, out=np.zeros_like(left), where=self._start > 0)
         true = 1.0 - left
         entropy = scale * self._off_true_entropy + xlogy(left, scale) + xlogy(true, true)
@@ -83,13 +80,14 @@ class Curriculum:
 
 
 def off_true_at(
-    start: Float64[np.ndarray, " C"], progress: float, schedule: str
+    start: Float64[np.ndarray, " C"], progress: float, schedule: str, eps: float | None = None
 ) -> Float64[np.ndarray, " C"]:
-    """Return each class's mass off the true class after a share of the run."""
+    """Return each class's mass off the true class after a share of the run; eps None: chosen."""
     if schedule == "linear":
         return start * (1.0 - progress)
     steps = VIRTUAL_STEPS * progress
-    eps = choose_eps(float(start.max()), schedule)
+    if eps is None:
+        eps = choose_eps(float(start.max()), schedule)
     return after_steps(start, steps, eps, schedule)
 
 
