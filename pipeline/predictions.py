@@ -23,7 +23,7 @@ from pipeline.tensors import Batch, FitData
 from schemas.tables import PREDICTIONS
 
 NUM_PREDICTIONS = 20
-_EVAL_BATCH = 4096
+_EVAL_BATCH = 1024  # more at a time is slower on a CPU, and takes gigabytes of 100,000 classes
 
 
 @dataclass(frozen=True, kw_only=True)
