@@ -153,6 +153,12 @@ def _fit_options(command: Command) -> Command:
         click.option("--kl-weight", default=1.0, show_default=True, help="Weight of the KL term."),
         click.option("--allow-partial", is_flag=True, help="Go on although shards are missing."),
         click.option(
+            "--clean/--no-clean",
+            default=True,
+            show_default=True,
+            help="Leave out what `clean` says, if it ran.",
+        ),
+        click.option(
             "--residency",
             type=click.Choice(["auto", "device", "host", "stream"]),
             default="auto",
@@ -630,6 +636,41 @@ def _print_graph_stats(workspace: "Storage", *, as_json: bool) -> None:
     else:
         found.table().print()
     click.echo(f"written: {workspace.where('report/neighbors.png')}", err=as_json)
+
+
+@main.command(epilog=_example("python cli.py clean --min-cosine 0.6"))
+@click.option(
+    "--min-cosine",
+    default=0.45,
+    show_default=True,
+    help="Near duplicates: one of picture and title is the same, the other at least so alike "
+    "(cosine after whitening).",
+)
+@click.option(
+    "--mismatch-quantile",
+    default=0.01,
+    show_default=True,
+    help="Share of the items to leave out because picture and title are least alike for their "
+    "category.",
+)
+@click.option(
+    "--min-image-title-cosine",
+    type=float,
+    help="Leave out what is below it, in any category, in place of the quantile.",
+)
+@_workspace_option()
+def clean(workspace: "Storage", **options: Any) -> None:
+    """Find duplicates and mismatched pictures, which fit then leaves out."""
+    from cache.reader import read_plan
+
+    frozen = read_plan(workspace)
+    from pipeline.clean import clean as clean_catalog
+    from schemas.clean import CleanConfig
+
+    found = clean_catalog(workspace, frozen, CleanConfig(**options))
+    for table in found.tables:
+        table.print()
+    click.echo(f"written: {', '.join(found.files)}")
 
 
 @main.command(epilog=_example("python cli.py fit --approach 5"))

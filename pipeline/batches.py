@@ -169,7 +169,11 @@ class StreamedBatches:
         own, places = _own(torch.from_numpy(rows), data, self._ranks)
         blocks, within = np.divmod(own.numpy(), data.block_rows)
         where = torch.from_numpy(window.slots[blocks] * data.block_rows + within).to(data.device)
-        batch = Batch(own.to(data.device), window.image_emb[where], window.title_emb[where])
+        batch = Batch(
+            own.to(data.device),
+            window.image_emb.index_select(0, where),
+            window.title_emb.index_select(0, where),
+        )
         return Part(batch, None if places is None else places.to(data.device), len(rows))
 
 

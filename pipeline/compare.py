@@ -82,7 +82,13 @@ def compare(
     for name in names:
         get_approach(name)
     refuse_unused(base, names)
-    data = FitData(workspace, plan, pick_device(runtime.device), allow_partial=base.allow_partial)
+    data = FitData(
+        workspace,
+        plan,
+        pick_device(runtime.device),
+        allow_partial=base.allow_partial,
+        clean=base.clean,
+    )
     configs = {name: without_unused(replace(base, approach=name)) for name in names}
     each = [replace(configs[name], seed=seed) for name in names for seed in range(num_seeds)]
     made = fit_all(workspace, data, each, runtime=replace(runtime, resume=True))

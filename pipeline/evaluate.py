@@ -27,7 +27,7 @@ from pipeline.metrics_table import metrics_table
 from pipeline.plots import plot_reliability
 from pipeline.predictions import Classifier, predictions_file
 from pipeline.results import Result, evaluate_classifier, fitted_temperature
-from pipeline.runs import find_run, load_run
+from pipeline.runs import find_run, load_run, read_record
 from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
 from schemas.configs import plain_json, to_dict
@@ -66,7 +66,13 @@ def evaluate(
         TargetError for an unknown decision, or `crm` without paths.
     """
     config = replace(config, runs=tuple(find_run(workspace, run) for run in config.runs))
-    data = FitData(workspace, plan, pick_device(device), allow_partial=config.allow_partial)
+    data = FitData(
+        workspace,
+        plan,
+        pick_device(device),
+        allow_partial=config.allow_partial,
+        clean=read_record(workspace, config.runs[0]).config.clean,
+    )
     decision = make_decision(config.decision, data.graph, data.taxonomy, data.device)
     loaded = [load_run(workspace, name, data) for name in config.runs]
     classifier = Classifier([(network, record.config.modalities) for network, record in loaded])

@@ -98,12 +98,16 @@ def fit(
         config: everything that shapes the run.
         runtime: how and where it is computed.
         data: already read; None reads it.
-    Raises: CacheIncompleteError, NeighborsError, TargetError, FitError; FitStoppedError after
-        Ctrl-C or SIGTERM.
+    Raises: CacheIncompleteError, NeighborsError, CleanError, TargetError, FitError;
+        FitStoppedError after Ctrl-C or SIGTERM.
     """
     with joined(runtime.device) as (ranks, device), listening() as stop:
         data = data or FitData(
-            workspace, plan, pick_device(device), allow_partial=config.allow_partial
+            workspace,
+            plan,
+            pick_device(device),
+            allow_partial=config.allow_partial,
+            clean=config.clean,
         )
         reused = ranks.of_first(_reused(workspace, data, config) if ranks.is_first else None)
         if reused is not None:

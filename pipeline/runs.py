@@ -222,6 +222,20 @@ def find_run(workspace: Storage, text: str) -> str:
     )
 
 
+def read_record(workspace: Storage, name: str) -> RunRecord:
+    """Return what config.json of a finished run says.
+
+    Raises: FitError if the run is not finished and whole; ConfigError.
+    """
+    if problem := run_problem(workspace, name):
+        raise FitError(
+            " ".join(problem),
+            where=workspace.where(f"runs/{name}/{problem[0]}"),
+            fix="run its `python cli.py fit`, or compare, again: it is made anew",
+        )
+    return _read_json(RunRecord, workspace, name, "config.json")
+
+
 def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwork, RunRecord]:
     """Return a finished run's network, on the data's device, and its record.
 
@@ -229,13 +243,7 @@ def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwor
         `data`, or its config or weights cannot be read.
     """
     where = workspace.where(f"runs/{name}")
-    if problem := run_problem(workspace, name):
-        raise FitError(
-            " ".join(problem),
-            where=f"{where}/{problem[0]}",
-            fix="run its `python cli.py fit`, or compare, again: it is made anew",
-        )
-    record = _read_json(RunRecord, workspace, name, "config.json")
+    record = read_record(workspace, name)
     if record.inputs != data.inputs:
         old, new = asdict(record.inputs), asdict(data.inputs)
         changed = ", ".join(key.removesuffix("_sha256") for key in old if old[key] != new[key])

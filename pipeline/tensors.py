@@ -19,6 +19,7 @@ from torch import Tensor
 from cache.layout import ITEM_DTYPE, MODALITIES
 from cache.reader import Cache, read_all_items, read_labels
 from cache.storage import Storage
+from pipeline.clean_table import read_clean
 from pipeline.label_graph import read_graph
 from pipeline.progress import Progress
 from pipeline.ranks import ALONE, Ranks
@@ -35,6 +36,7 @@ from schemas.tables import SPLITS
 # Rows read in one piece when they do not fit memory: 64 kB at D = 512. Of larger blocks a catalog
 # that is sorted by category has so few a label that many labels miss whole windows.
 _BLOCK_ROWS = 64
+_LEFT_OUT = -1  # in no split
 
 
 class Batch(NamedTuple):
@@ -52,7 +54,13 @@ class FitData:
     """
 
     def __init__(
-        self, workspace: Storage, plan: Plan, device: torch.device, *, allow_partial: bool = False
+        self,
+        workspace: Storage,
+        plan: Plan,
+        device: torch.device,
+        *,
+        allow_partial: bool = False,
+        clean: bool = True,
     ) -> None:
         """Read items, rows and label graph, and check that they belong together.
 
@@ -61,8 +69,9 @@ class FitData:
             plan: the workspace's plan.
             device: where the tensors are to live.
             allow_partial: take unfinished shards as items without embeddings.
-        Raises: CacheIncompleteError, CacheCorruptError, NeighborsError; FitError without train,
-            val or test items.
+            clean: leave out what clean.parquet says, where there is one.
+        Raises: CacheIncompleteError, CacheCorruptError, NeighborsError, CleanError; FitError
+            without train, val or test items.
         """
         self.device = device
         self.embed_dim = plan.encoder.embed_dim
@@ -78,6 +87,13 @@ class FitData:
             )
         image_ok, title_ok = rows["image_ok"].to_numpy(), rows["title_ok"].to_numpy()
         codes = pc.index_in(items["split"], value_set=pa.array(SPLITS)).to_numpy()
+        made_from = {
+            "cache_sha256": self.cache.sha256(),
+            "items_sha256": digest(list(plan.items_tables)),
+        }
+        kept = read_clean(workspace, made_from) if clean else None
+        if kept is not None:
+            codes = np.where(kept.keep, codes, _LEFT_OUT)
         self.image_ok: Bool[Tensor, " N"] = self._tensor(image_ok)
         self.title_ok: Bool[Tensor, " N"] = self._tensor(title_ok)
         self.labels: Int64[Tensor, " N"] = self._tensor(items["label"].to_numpy().astype(np.int64))
@@ -93,9 +109,9 @@ class FitData:
         self._labels = read_labels(workspace, plan)
         self.item_ids: pa.ChunkedArray = items["item_id"]
         self.inputs = FitInputs(
-            cache_sha256=self.cache.sha256(),
-            items_sha256=digest(list(plan.items_tables)),
+            **made_from,
             graph_sha256=self.graph.sha256(),
+            clean_sha256="" if kept is None else kept.sha256,
         )
 
     @property
@@ -186,7 +202,7 @@ class FitData:
         if whole is not None:
             places = rows if self._places is None else self._places[rows]
             if self.residency != STREAM or bool((places < len(whole)).all()):
-                return whole[places.to(whole.device)].to(self.device)
+                return whole.index_select(0, places.to(whole.device)).to(self.device)
         wanted = rows.cpu().numpy()
         is_ok = (self.image_ok if name == "image" else self.title_ok)[rows].cpu().numpy()
         found = np.full((len(rows), self.embed_dim), np.nan, np.float16)

@@ -52,6 +52,8 @@ class FitConfig:
     """Of AdamW."""
     allow_partial: bool = False
     """Train although some shards are not embedded."""
+    clean: bool = True
+    """Leave out what clean.parquet says, where there is one."""
 
     def __post_init__(self) -> None:
         """Check ranges and names; those of targets are checked where targets are made."""
@@ -126,6 +128,8 @@ class FitInputs:
     """Of ids, labels and splits."""
     graph_sha256: str
     """Of the label graph."""
+    clean_sha256: str = ""
+    """Of which items `clean` keeps; empty if all are taken."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,17 @@ NEIGHBORS = pa.schema(
     ]
 )
 
+CLEAN = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("keep", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string()),  # of schemas.clean.REASONS; null: nothing found
+        pa.field("group", pa.int64()),  # duplicates of each other; null: none
+        pa.field("score", pa.float32()),  # the cosine, or label quality, that the reason is about
+    ]
+)
+
 PREDICTIONS = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),

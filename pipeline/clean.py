@@ -1,0 +1,266 @@
+"""Find what should not be trained or measured on: duplicates, pictures of something else.
+
+Reads the cache, the items and, where pictures repeat, the catalog's titles; changes none of them.
+Writes clean.parquet, which fit uses from then on, and report/clean.html, in which a person judges
+the thresholds by eye. Cost at 1M items and D = 512: minutes on 2 cores and 4 GB; see docs/clean.md.
+
+    duplicates   exact and near ones (duplicates.py); one of each group stays
+    mismatch     image-title cosines that are low for their category, or below one threshold
+    label        with --check-labels: how little a cross-validated network believes an item's
+                 label (label_quality.py); reported, never left out
+
+Source: Yang 2022, section 4: duplicates and items with inconsistent titles and images were removed
+before training.
+
+N items, n some items, D embedding width.
+"""
+
+import logging
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float, Float16, Float64, Int64
+
+from cache.reader import Cache, read_all_items, read_labels
+from cache.storage import Storage
+from pipeline.clean_report import categories_table, reasons_table, sections
+from pipeline.clean_table import CLEAN_TABLE, write_clean
+from pipeline.contact_sheet import contact_sheet
+from pipeline.duplicates import (
+    NearDuplicates,
+    Pairs,
+    exact_pairs,
+    groups_of,
+    kept_of_groups,
+)
+from pipeline.items import check_unchanged, scan
+from pipeline.text_table import TextTable
+from schemas.clean import EXACT, MISMATCH, NEAR, CleanConfig
+from schemas.configs import digest
+from schemas.errors import PipelineError
+from schemas.plan import Plan
+from schemas.tables import SPLITS
+
+logger = logging.getLogger(__name__)
+
+_REPORT = "report/clean.html"
+_SMALL = 20  # items: a category of so many is half believed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaning:
+    """What clean found."""
+
+    table: pa.Table
+    """In the schema CLEAN."""
+    tables: tuple[TextTable, ...]
+    """Counts by reason and by category."""
+    recall: tuple[int, int] | None
+    """Of a sample's near duplicates, how many were found, of how many; None: search was exact."""
+    files: tuple[str, ...]
+    """What was written."""
+
+
+def clean(workspace: Storage, plan: Plan, config: CleanConfig) -> Cleaning:
+    """Look at the whole catalog and write clean.parquet.
+
+    Args:
+        workspace: where the plan and the cache are.
+        plan: the workspace's plan.
+        config: thresholds.
+    Raises: CacheIncompleteError, CacheCorruptError.
+    """
+    cache = Cache(workspace, plan)
+    catalog = _Catalog(workspace, plan, cache)
+    exact = exact_pairs(_content_keys(plan, catalog))
+    is_copy = np.zeros(len(catalog.labels), bool)
+    is_copy[exact.other] = True
+    near, recall = _near_pairs(cache, np.flatnonzero(catalog.has_both & ~is_copy), config)
+    cosine = catalog.rows["image_title_cosine"].to_numpy()
+    is_mismatch = mismatches(cosine, catalog.labels, config)
+    group = groups_of(len(catalog.labels), exact, near)
+    stays = np.ones(len(group), bool)
+    stays[group >= 0] = False
+    stays[kept_of_groups(group, catalog.labels, catalog.splits, ~is_mismatch)] = True
+    reason, score = _reasons(group, stays, exact, near)
+    reason[is_mismatch & stays] = MISMATCH
+    score[is_mismatch & stays] = cosine[is_mismatch & stays]
+    table = pa.table(
+        {
+            "row": catalog.items["row"],
+            "item_id": catalog.items["item_id"],
+            "keep": stays & ~is_mismatch,
+            "reason": pa.array(reason, pa.string()),
+            "group": pa.array(group, mask=group < 0),
+            "score": pa.array(score, mask=np.isnan(score)),
+        }
+    )
+    made_from = {
+        "cache_sha256": cache.sha256(),
+        "items_sha256": digest(list(plan.items_tables)),
+    }
+    write_clean(workspace, table, config, made_from)
+    names = read_labels(workspace, plan)
+    tables = (
+        reasons_table(table, catalog.labels, catalog.splits, recall),
+        categories_table(table, catalog.labels, names),
+    )
+    chosen = sections(table, catalog.labels, exact, near, config)
+    page = contact_sheet(plan, catalog.items, names, stays & ~is_mismatch, tables, chosen)
+    workspace.write(_REPORT, page)
+    return Cleaning(
+        table=table,
+        tables=tables,
+        recall=recall,
+        files=(workspace.where(CLEAN_TABLE), workspace.where(_REPORT)),
+    )
+
+
+class _Catalog:
+    """What clean looks at, but for the embeddings."""
+
+    def __init__(self, workspace: Storage, plan: Plan, cache: Cache) -> None:
+        self.items = read_all_items(workspace, plan)
+        self.rows = cache.read_rows(
+            ["image_ok", "title_ok", "image_sha256", "title_sha256", "image_title_cosine"]
+        )
+        self.labels: Int64[np.ndarray, " N"] = self.items["label"].to_numpy().astype(np.int64)
+        splits = pc.index_in(self.items["split"], value_set=pa.array(SPLITS))
+        self.splits: Int64[np.ndarray, " N"] = splits.to_numpy().astype(np.int64)
+        self.has_both: Bool[np.ndarray, " N"] = (
+            self.rows["image_ok"].to_numpy() & self.rows["title_ok"].to_numpy()
+        )
+
+
+def mismatches(
+    cosine: Float[np.ndarray, " N"], labels: Int64[np.ndarray, " N"], config: CleanConfig
+) -> Bool[np.ndarray, " N"]:
+    """Return the items whose picture and title are least alike for their category.
+
+    The floor(quantile * n) lowest of n items by (cosine - median) / spread, both of the item's
+    category, as cosines differ by category more than by mistake; or all below one threshold. The
+    spread is the median absolute deviation, drawn towards that of all items where a category is
+    small. An item without picture or title, NaN here, is none.
+
+    Args:
+        cosine: of image and title embedding, as cached.
+        labels: class ids.
+        config: quantile or threshold.
+    """
+    if config.min_image_title_cosine is not None:
+        return cosine < config.min_image_title_cosine
+    found = np.zeros(len(labels), bool)
+    rows = np.flatnonzero(~np.isnan(cosine))
+    if not len(rows):
+        return found
+    values, category = cosine[rows].astype(np.float64), labels[rows]
+    off = values - _medians(values, category)
+    spread = _medians(np.abs(off), category)
+    counts = np.bincount(category)[category]
+    typical = np.median(np.abs(off))
+    spread = (counts * spread + _SMALL * typical) / (counts + _SMALL)
+    order = np.lexsort((rows, off / np.maximum(spread, 1e-12)))
+    # A hair more: 0.07 * 100 is below 7 in float64.
+    found[rows[order[: int(config.mismatch_quantile * len(rows) + 1e-9)]]] = True
+    return found
+
+
+def _medians(
+    values: Float64[np.ndarray, " n"], category: Int64[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """Return for each item the median of its category."""
+    order = np.lexsort((values, category))
+    counts = np.bincount(category)
+    first = np.cumsum(counts) - counts
+    low, high = first + (counts - 1) // 2, first + counts // 2
+    ranked = np.append(values[order], np.nan)  # one past the end for empty categories
+    return ((ranked[low] + ranked[high]) / 2)[category]
+
+
+def _near_pairs(
+    cache: Cache, rows: Int64[np.ndarray, " n"], config: CleanConfig
+) -> tuple[Pairs, tuple[int, int] | None]:
+    if len(rows) < 2:
+        empty = np.empty(0, np.int64)
+        return Pairs(empty, empty, np.empty(0, np.float32)), None
+
+    def read(name: str, wanted: Int64[np.ndarray, " n"]) -> Float16[np.ndarray, "n D"]:
+        return cache.read_random(name, wanted)
+
+    search = NearDuplicates(read, rows, config.min_cosine)
+    pairs = search.pairs()
+    return pairs, None if search.is_exact else search.recall()
+
+
+def _content_keys(plan: Plan, catalog: _Catalog) -> Int64[np.ndarray, " N"]:
+    """Return a number for each item, the same for the same content; -1 where nobody shares it."""
+    keys = np.full(len(catalog.labels), -1, np.int64)
+    pictures = catalog.rows["image_sha256"].combine_chunks().dictionary_encode()
+    picture = pictures.indices.fill_null(-1).to_numpy().astype(np.int64)
+    has_title = catalog.rows["title_sha256"].is_valid().to_numpy()
+    counts = np.bincount(picture[picture >= 0], minlength=1)
+    rows = np.flatnonzero((picture >= 0) & has_title)
+    rows = rows[counts[picture[rows]] > 1]
+    if len(rows):
+        titles = pa.array(_titles(plan, catalog, rows)).dictionary_encode().indices.to_numpy()
+        keys[rows] = picture[rows] * (titles.max() + 1) + titles
+    return keys
+
+
+def _titles(plan: Plan, catalog: _Catalog, rows: Int64[np.ndarray, " n"]) -> list[str]:
+    """Return normalized titles of some rows, in order; hashes if the catalog is out of reach."""
+    try:
+        check_unchanged(plan.items)
+        return _scanned_titles(plan, catalog.items, rows)
+    except (PipelineError, OSError) as error:
+        logger.warning("titles are compared as they were when embedded: %s", error)
+        return catalog.rows["title_sha256"].take(pa.array(rows)).to_pylist()
+
+
+def _scanned_titles(plan: Plan, items: pa.Table, rows: Int64[np.ndarray, " n"]) -> list[str]:
+    """Read titles out of the catalog; rows rise, and so do the places of its items."""
+    wanted = items.select(["source_file", "source_row"]).take(pa.array(rows))
+    file, place = (wanted[name].to_numpy() for name in ("source_file", "source_row"))
+    found: list[str] = []
+    start = current = 0
+    for number, batch in scan(plan.items):
+        if number != current:
+            current, start = number, 0
+        inside = (file == number) & (place >= start) & (place < start + len(batch))
+        titles = batch["title"].take(pa.array(place[inside] - start)).to_pylist()
+        found += [normalized(title.decode("utf-8", "replace")) for title in titles]
+        start += len(batch)
+    return found
+
+
+def normalized(title: str) -> str:
+    """Return a title without what feeds write in different ways: case, spaces, Unicode forms."""
+    return " ".join(unicodedata.normalize("NFKC", title).casefold().split())
+
+
+def _reasons(
+    group: Int64[np.ndarray, " N"], stays: Bool[np.ndarray, " N"], exact: Pairs, near: Pairs
+) -> tuple[np.ndarray, Float[np.ndarray, " N"]]:
+    """Return why each item of a group goes, and the cosine of its closest duplicate."""
+    reason = np.full(len(group), None, object)
+    score = np.full(len(group), np.nan, np.float32)
+    for pairs in (near, exact):
+        for end in (pairs.one, pairs.other):
+            np.fmax.at(score, end, pairs.score)
+    # Of the same content as the one that stays, or as one that goes as a near duplicate of it.
+    content = np.arange(len(group))
+    content[exact.other] = exact.one
+    has_copy = np.zeros(len(group), bool)
+    has_copy[np.concatenate([exact.one, exact.other])] = True
+    order = np.lexsort((np.arange(len(group)), ~stays, content))
+    first = np.unique(content[order], return_index=True)[1]
+    is_copy = has_copy.copy()
+    is_copy[order[first]] = False
+    goes = (group >= 0) & ~stays
+    reason[goes] = NEAR
+    reason[goes & is_copy] = EXACT
+    score[~goes] = np.nan
+    return reason, score

@@ -1,0 +1,190 @@
+"""Say what clean found: counts by reason and category, and which sets of items to look at.
+
+N items, n some items.
+"""
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64
+
+from pipeline.contact_sheet import Section
+from pipeline.duplicates import Pairs
+from pipeline.text_table import TextTable
+from schemas.clean import EXACT, MISMATCH, NEAR, CleanConfig
+from schemas.tables import SPLITS
+
+_REMOVING = (EXACT, NEAR, MISMATCH)
+_SHOWN_SETS = 24
+_SHOWN_CATEGORIES = 10
+_SHOWN_OF_GROUP = 6
+
+
+def reasons_table(
+    table: pa.Table,
+    labels: Int64[np.ndarray, " N"],
+    splits: Int64[np.ndarray, " N"],
+    recall: tuple[int, int] | None,
+) -> TextTable:
+    """Return how many items go, by reason and split.
+
+    Args:
+        table: in the schema CLEAN.
+        labels: class ids.
+        splits: positions in SPLITS.
+        recall: pairs found of a sample's, and all of the sample's; None if search was exact.
+    """
+    keep, reason = table["keep"].to_numpy(), _reasons(table)
+    rows = []
+    for name, is_it in [(each, reason == each) for each in _REMOVING] + [("kept", keep)]:
+        counts = np.bincount(splits[is_it], minlength=len(SPLITS))
+        rows.append((name, *(f"{count:,}" for count in (counts.sum(), *counts))))
+    notes = []
+    group = _groups(table)
+    if (group >= 0).any():
+        num_conflicts = len(conflicting(group, labels))
+        notes.append(
+            f"{group.max() + 1:,} groups of duplicates, the largest of "
+            f"{np.bincount(group[group >= 0]).max():,} items; in {num_conflicts:,} the items have "
+            "several labels"
+        )
+    if recall is not None:
+        notes.append(
+            f"searched in cells: of {recall[1]:,} near pairs that exact search finds for a sample, "
+            f"{recall[0]:,} were found"
+        )
+    return TextTable(
+        title=f"Left out of {len(keep):,} items",
+        columns=("reason", "items", *SPLITS),
+        rows=tuple(rows),
+        note="\n".join(notes),
+    )
+
+
+def categories_table(
+    table: pa.Table, labels: Int64[np.ndarray, " N"], names: pa.Table
+) -> TextTable:
+    """Return the categories that lose the largest shares.
+
+    Args:
+        table: in the schema CLEAN.
+        labels: class ids.
+        names: in the schema LABELS.
+    """
+    keep, reason = table["keep"].to_numpy(), _reasons(table)
+    num_labels = len(names)
+    totals = np.bincount(labels, minlength=num_labels)
+    gone = np.bincount(labels[~keep], minlength=num_labels)
+    share = gone / np.maximum(totals, 1)
+    order = np.lexsort((np.arange(num_labels), -gone, -share))[:_SHOWN_CATEGORIES]
+    by_reason = [np.bincount(labels[reason == each], minlength=num_labels) for each in _REMOVING]
+    paths = names["path"].to_pylist()
+    plain = names["name"].to_pylist()
+    return TextTable(
+        title="Categories that lose most",
+        columns=("category", "items", "left out", *_REMOVING),
+        rows=tuple(
+            (
+                paths[label] or plain[label],
+                f"{totals[label]:,}",
+                f"{100 * share[label]:.1f}%",
+                *(f"{counts[label]:,}" for counts in by_reason),
+            )
+            for label in order.tolist()
+            if gone[label]
+        ),
+        note=f"{int((gone > 0).sum()):,} of {num_labels:,} categories lose items",
+    )
+
+
+def sections(
+    table: pa.Table,
+    labels: Int64[np.ndarray, " N"],
+    exact: Pairs,
+    near: Pairs,
+    config: CleanConfig,
+) -> list[Section]:
+    """Return the sets of items by which a person can judge the thresholds, doubtful ones first.
+
+    Args:
+        table: in the schema CLEAN.
+        labels: class ids.
+        exact: pairs.
+        near: pairs.
+        config: thresholds.
+    """
+    found = []
+    order = np.argsort(near.score, kind="stable")[:_SHOWN_SETS]
+    if len(order):
+        found.append(
+            Section(
+                title="Near duplicates, the least alike first",
+                how_to_read="If these are different products, raise --min-cosine "
+                f"({config.min_cosine:g} now); if all are the same, lower it.",
+                sets=[[int(near.one[i]), int(near.other[i])] for i in order],
+                notes=[f"cosine {near.score[i]:.3f}" for i in order],
+            )
+        )
+    group = _groups(table)
+    conflicts = conflicting(group, labels)[:_SHOWN_SETS]
+    if len(conflicts):
+        members = [np.flatnonzero(group == number) for number in conflicts]
+        found.append(
+            Section(
+                title="Duplicates with several labels",
+                how_to_read="One of them stays with its own label: correct the labels in the "
+                "catalog where it matters.",
+                sets=[each[:_SHOWN_OF_GROUP].tolist() for each in members],
+                notes=[
+                    f"group {number}: {len(each):,} items"
+                    for number, each in zip(conflicts, members, strict=True)
+                ],
+            )
+        )
+    if len(exact.one):
+        found.append(
+            Section(
+                title="Exact duplicates",
+                how_to_read="The same picture and the same title but for case and spaces.",
+                sets=[
+                    [int(exact.one[i]), int(exact.other[i])]
+                    for i in range(min(_SHOWN_SETS // 2, len(exact.one)))
+                ],
+                notes=["same content"] * min(_SHOWN_SETS // 2, len(exact.one)),
+            )
+        )
+    rows = np.flatnonzero(_reasons(table) == MISMATCH)
+    score = table["score"].to_numpy(zero_copy_only=False)
+    rows = rows[np.argsort(score[rows], kind="stable")]
+    if len(rows):
+        drawn = np.unique(np.linspace(0, len(rows) - 1, 2 * _SHOWN_SETS).astype(np.int64))
+        found.append(
+            Section(
+                title="Picture and title do not match, from the lowest cosine to the highest",
+                how_to_read="If the last ones match, lower --mismatch-quantile "
+                f"({config.mismatch_quantile:g} now) or give --min-image-title-cosine.",
+                sets=[[int(row)] for row in rows[drawn]],
+                notes=[f"cosine {score[row]:.3f}" for row in rows[drawn]],
+            )
+        )
+    return found
+
+
+def conflicting(
+    group: Int64[np.ndarray, " N"], labels: Int64[np.ndarray, " N"]
+) -> Int64[np.ndarray, " g"]:
+    """Return the groups whose items do not all have one label; group -1 is none."""
+    inside = group >= 0
+    number, label = group[inside], labels[inside]
+    least = np.full(number.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    most = np.full(len(least), -1)
+    np.minimum.at(least, number, label)
+    np.maximum.at(most, number, label)
+    return np.flatnonzero(least < most)
+
+
+def _groups(table: pa.Table) -> Int64[np.ndarray, " N"]:
+    return table["group"].combine_chunks().fill_null(-1).to_numpy()
+
+
+def _reasons(table: pa.Table) -> np.ndarray:
+    return np.asarray(table["reason"].to_pylist(), object)
