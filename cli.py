@@ -658,8 +658,14 @@ def _print_graph_stats(workspace: "Storage", *, as_json: bool) -> None:
     type=float,
     help="Leave out what is below it, in any category, in place of the quantile.",
 )
+@click.option(
+    "--check-labels",
+    is_flag=True,
+    help="Find suspicious labels too, by five networks; reported, never left out.",
+)
+@_device_option
 @_workspace_option()
-def clean(workspace: "Storage", **options: Any) -> None:
+def clean(workspace: "Storage", device: str, **options: Any) -> None:
     """Find duplicates and mismatched pictures, which fit then leaves out."""
     from cache.reader import read_plan
 
@@ -667,7 +673,7 @@ def clean(workspace: "Storage", **options: Any) -> None:
     from pipeline.clean import clean as clean_catalog
     from schemas.clean import CleanConfig
 
-    found = clean_catalog(workspace, frozen, CleanConfig(**options))
+    found = clean_catalog(workspace, frozen, CleanConfig(**options), device=device)
     for table in found.tables:
         table.print()
     click.echo(f"written: {', '.join(found.files)}")

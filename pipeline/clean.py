@@ -18,17 +18,26 @@ N items, n some items, D embedding width.
 import logging
 import unicodedata
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Float16, Float64, Int64
 
+from cache.layout import parquet_bytes
 from cache.reader import Cache, read_all_items, read_labels
 from cache.storage import Storage
-from pipeline.clean_report import categories_table, reasons_table, sections
+from pipeline.clean_report import (
+    categories_table,
+    labels_section,
+    quality_table,
+    reasons_table,
+    sections,
+)
 from pipeline.clean_table import CLEAN_TABLE, write_clean
 from pipeline.contact_sheet import contact_sheet
+from pipeline.device import pick_device
 from pipeline.duplicates import (
     NearDuplicates,
     Pairs,
@@ -38,15 +47,18 @@ from pipeline.duplicates import (
 )
 from pipeline.items import check_unchanged, scan
 from pipeline.text_table import TextTable
-from schemas.clean import EXACT, MISMATCH, NEAR, CleanConfig
+from schemas.clean import EXACT, LABEL, MISMATCH, NEAR, CleanConfig
 from schemas.configs import digest
 from schemas.errors import PipelineError
 from schemas.plan import Plan
 from schemas.tables import SPLITS
 
+if TYPE_CHECKING:
+    from pipeline.label_quality import LabelQuality
+
 logger = logging.getLogger(__name__)
 
-_REPORT = "report/clean.html"
+_REPORT, _LABELS = "report/clean.html", "report/labels.parquet"
 _SMALL = 20  # items: a category of so many is half believed
 
 
@@ -64,14 +76,15 @@ class Cleaning:
     """What was written."""
 
 
-def clean(workspace: Storage, plan: Plan, config: CleanConfig) -> Cleaning:
+def clean(workspace: Storage, plan: Plan, config: CleanConfig, *, device: str = "auto") -> Cleaning:
     """Look at the whole catalog and write clean.parquet.
 
     Args:
         workspace: where the plan and the cache are.
         plan: the workspace's plan.
         config: thresholds.
-    Raises: CacheIncompleteError, CacheCorruptError.
+        device: where networks are trained to check labels.
+    Raises: CacheIncompleteError, CacheCorruptError; as fit, if labels are checked.
     """
     cache = Cache(workspace, plan)
     catalog = _Catalog(workspace, plan, cache)
@@ -88,11 +101,18 @@ def clean(workspace: Storage, plan: Plan, config: CleanConfig) -> Cleaning:
     reason, score = _reasons(group, stays, exact, near)
     reason[is_mismatch & stays] = MISMATCH
     score[is_mismatch & stays] = cosine[is_mismatch & stays]
+    keep = stays & ~is_mismatch
+    quality = None
+    if config.check_labels:
+        quality = _label_quality(workspace, plan, keep, device)
+        rows = quality.rows[quality.suspicious()]
+        reason[rows] = LABEL
+        score[rows] = quality.quality[quality.suspicious()]
     table = pa.table(
         {
             "row": catalog.items["row"],
             "item_id": catalog.items["item_id"],
-            "keep": stays & ~is_mismatch,
+            "keep": keep,
             "reason": pa.array(reason, pa.string()),
             "group": pa.array(group, mask=group < 0),
             "score": pa.array(score, mask=np.isnan(score)),
@@ -109,14 +129,28 @@ def clean(workspace: Storage, plan: Plan, config: CleanConfig) -> Cleaning:
         categories_table(table, catalog.labels, names),
     )
     chosen = sections(table, catalog.labels, exact, near, config)
-    page = contact_sheet(plan, catalog.items, names, stays & ~is_mismatch, tables, chosen)
+    files = [CLEAN_TABLE, _REPORT]
+    if quality is not None:
+        chosen.append(labels_section(quality, names))
+        qualities = quality_table(quality, catalog.items)
+        workspace.write(_LABELS, parquet_bytes(qualities))
+        files.append(_LABELS)
+    page = contact_sheet(plan, catalog.items, names, keep, tables, chosen)
     workspace.write(_REPORT, page)
     return Cleaning(
-        table=table,
-        tables=tables,
-        recall=recall,
-        files=(workspace.where(CLEAN_TABLE), workspace.where(_REPORT)),
+        table=table, tables=tables, recall=recall, files=tuple(map(workspace.where, files))
     )
+
+
+def _label_quality(
+    workspace: Storage, plan: Plan, keep: Bool[np.ndarray, " N"], device: str
+) -> "LabelQuality":
+    from pipeline.label_quality import label_quality  # loads torch and pandas
+    from pipeline.tensors import FitData
+
+    data = FitData(workspace, plan, pick_device(device), clean=False)
+    is_ok = (data.image_ok | data.title_ok).cpu().numpy()
+    return label_quality(data, np.flatnonzero(keep & is_ok))
 
 
 class _Catalog:
@@ -140,31 +174,46 @@ def mismatches(
 ) -> Bool[np.ndarray, " N"]:
     """Return the items whose picture and title are least alike for their category.
 
-    The floor(quantile * n) lowest of n items by (cosine - median) / spread, both of the item's
-    category, as cosines differ by category more than by mistake; or all below one threshold. The
-    spread is the median absolute deviation, drawn towards that of all items where a category is
-    small. An item without picture or title, NaN here, is none.
+    The floor(quantile * n) of lowest standing among n items that have both; or all whose cosine is
+    below one threshold. Others are none.
 
     Args:
-        cosine: of image and title embedding, as cached.
+        cosine: of image and title embedding, as cached; NaN without picture or title.
         labels: class ids.
         config: quantile or threshold.
     """
     if config.min_image_title_cosine is not None:
         return cosine < config.min_image_title_cosine
+    standing = standings(cosine, labels)
+    # NaN comes last. A hair more: 0.07 * 100 is below 7 in float64.
+    order = np.argsort(standing, kind="stable")
+    num = int(config.mismatch_quantile * (~np.isnan(standing)).sum() + 1e-9)
     found = np.zeros(len(labels), bool)
+    found[order[:num]] = True
+    return found
+
+
+def standings(
+    cosine: Float[np.ndarray, " N"], labels: Int64[np.ndarray, " N"]
+) -> Float64[np.ndarray, " N"]:
+    """Return (cosine - median) / spread, both of the item's category; NaN stays NaN.
+
+    Cosines differ by category more than by mistake. The spread is the median absolute deviation,
+    drawn towards that of all items where a category is small.
+
+    Args:
+        cosine: of image and title embedding.
+        labels: class ids.
+    """
+    found = np.full(len(labels), np.nan)
     rows = np.flatnonzero(~np.isnan(cosine))
     if not len(rows):
         return found
     values, category = cosine[rows].astype(np.float64), labels[rows]
     off = values - _medians(values, category)
-    spread = _medians(np.abs(off), category)
     counts = np.bincount(category)[category]
-    typical = np.median(np.abs(off))
-    spread = (counts * spread + _SMALL * typical) / (counts + _SMALL)
-    order = np.lexsort((rows, off / np.maximum(spread, 1e-12)))
-    # A hair more: 0.07 * 100 is below 7 in float64.
-    found[rows[order[: int(config.mismatch_quantile * len(rows) + 1e-9)]]] = True
+    spread = counts * _medians(np.abs(off), category) + _SMALL * np.median(np.abs(off))
+    found[rows] = off / np.maximum(spread / (counts + _SMALL), 1e-12)
     return found
 
 

@@ -3,6 +3,8 @@
 N items, n some items.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
@@ -10,8 +12,11 @@ from jaxtyping import Int64
 from pipeline.contact_sheet import Section
 from pipeline.duplicates import Pairs
 from pipeline.text_table import TextTable
-from schemas.clean import EXACT, MISMATCH, NEAR, CleanConfig
-from schemas.tables import SPLITS
+from schemas.clean import EXACT, LABEL, MISMATCH, NEAR, CleanConfig
+from schemas.tables import LABEL_QUALITY, SPLITS
+
+if TYPE_CHECKING:
+    from pipeline.label_quality import LabelQuality
 
 _REMOVING = (EXACT, NEAR, MISMATCH)
 _SHOWN_SETS = 24
@@ -35,7 +40,10 @@ def reasons_table(
     """
     keep, reason = table["keep"].to_numpy(), _reasons(table)
     rows = []
-    for name, is_it in [(each, reason == each) for each in _REMOVING] + [("kept", keep)]:
+    counted = [(each, reason == each) for each in _REMOVING] + [("kept", keep)]
+    if (reason == LABEL).any():
+        counted.append(("of them with a suspicious label", reason == LABEL))
+    for name, is_it in counted:
         counts = np.bincount(splits[is_it], minlength=len(SPLITS))
         rows.append((name, *(f"{count:,}" for count in (counts.sum(), *counts))))
     notes = []
@@ -167,6 +175,44 @@ def sections(
             )
         )
     return found
+
+
+def labels_section(quality: "LabelQuality", names: pa.Table) -> Section:
+    """Return the items whose labels are least believed, with what networks would say."""
+    paths, plain = names["path"].to_pylist(), names["name"].to_pylist()
+    chosen = quality.suspicious()[: 2 * _SHOWN_SETS]
+    suggested = quality.suggested[chosen].tolist()
+    return Section(
+        title=f"Labels that networks do not believe ({quality.num_suspicious:,} are suspicious)",
+        how_to_read="They stay. Correct the labels in the catalog where the suggestion is right.",
+        sets=[[int(row)] for row in quality.rows[chosen]],
+        notes=[
+            f"believed {100 * believed:.1f}%; rather {paths[label] or plain[label]}"
+            for believed, label in zip(quality.quality[chosen], suggested, strict=True)
+        ],
+    )
+
+
+def quality_table(quality: "LabelQuality", items: pa.Table) -> pa.Table:
+    """Return all judged labels, the least believed first, in the schema LABEL_QUALITY.
+
+    Args:
+        quality: as judged.
+        items: of the whole plan, in the schema ITEMS.
+    """
+    order = np.argsort(quality.quality, kind="stable")
+    is_suspicious = np.zeros(len(order), bool)
+    is_suspicious[quality.suspicious()] = True
+    rows = quality.rows[order]
+    columns = {
+        "row": rows,
+        "item_id": items["item_id"].take(pa.array(rows)),
+        "label": quality.labels[order],
+        "quality": quality.quality[order],
+        "suggested": quality.suggested[order],
+        "is_suspicious": is_suspicious[order],
+    }
+    return pa.table(columns).cast(LABEL_QUALITY)
 
 
 def conflicting(

@@ -110,7 +110,7 @@ def _raw_item(source: ItemsSource, file: int, row: int) -> RawItem | str:
     """Return one item of the catalog, or why it cannot be read."""
     try:
         return next(read_rows(source, file, row, row + 1))[0]
-    except (PipelineError, OSError, StopIteration) as error:
+    except (PipelineError, OSError, StopIteration, IndexError) as error:
         return str(error).split("\n")[0] or "not in the catalog"
 
 

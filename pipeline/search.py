@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 
 _GPU_MOST = 2048  # faiss on a GPU refuses a larger k
 _ITERATIONS = 5  # of k-means
-_NUM_LOOKED_AT = 8  # cells
+_NUM_LOOKED_AT = 4  # cells
 
 
 class ExactIndex:

@@ -5,6 +5,7 @@ Both modalities stay in half precision: 24.6 GB at 12M items and D = 512.
 N items, D embedding width.
 """
 
+import copy
 import math
 from functools import cached_property
 from typing import NamedTuple
@@ -135,6 +136,15 @@ class FitData:
         """Train items of each class."""
         labels = self.labels[self.train].cpu().numpy()
         return np.bincount(labels, minlength=self.num_classes)
+
+    def with_rows(
+        self, *, train: Int64[Tensor, " n"], val: Int64[Tensor, " v"], test: Int64[Tensor, " t"]
+    ) -> "FitData":
+        """Return the same items and embeddings, divided in another way."""
+        found = copy.copy(self)
+        found.train, found.val, found.test = train, val, test
+        found.__dict__.pop("train_counts", None)  # computed from the train rows
+        return found
 
     def load(self, residency: str = "auto", ranks: Ranks = ALONE) -> None:
         """Read what this process holds of both modalities, every checksum compared.

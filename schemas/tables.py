@@ -58,6 +58,17 @@ CLEAN = pa.schema(
     ]
 )
 
+LABEL_QUALITY = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("quality", pa.float32(), nullable=False),  # probability of the label, 0 to 1
+        pa.field("suggested", pa.int32(), nullable=False),  # the most probable label
+        pa.field("is_suspicious", pa.bool_(), nullable=False),
+    ]
+)
+
 PREDICTIONS = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
