@@ -677,6 +677,7 @@ def clean(workspace: "Storage", device: str, **options: Any) -> None:
     for table in found.tables:
         table.print()
     click.echo(f"written: {', '.join(found.files)}")
+    _say_next(workspace, "fit --approach 5")
 
 
 @main.command(epilog=_example("python cli.py fit --approach 5"))

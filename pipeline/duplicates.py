@@ -1,7 +1,7 @@
 """Find items that are the same product, and choose the one of each group that stays.
 
     exact   the same picture, byte for byte, and the same title but for case and spaces
-    near    picture or title the same (whitened cosine at least 0.99), the other alike (at least
+    near    picture or title the same (whitened cosine at least 0.995), the other alike (at least
             --min-cosine): a crop, another compression, other colors, an edited title
 
 Same and alike are told by whitened embeddings (whitening.py), of an item and the 16 items with the
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Read = Callable[[str, Int64[np.ndarray, " n"]], Float32[np.ndarray, "n D"]]
 """Reads rows of a modality's embeddings."""
 
-SAME = 0.99
+SAME = 0.995
 MAX_EXACT = 50_000
 _SAMPLE = 100_000
 _BLOCK_ROWS = 4096

@@ -250,7 +250,8 @@ def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwor
         raise FitError(
             f"run {name} was trained on other inputs: {changed} changed since",
             where=where,
-            fix="run its `python cli.py fit` again",
+            fix="run its `python cli.py fit` again"
+            + (", or give it runs of the same --clean or --no-clean" if changed == "clean" else ""),
         )
     network = make_network(record.config, data)
     try:
