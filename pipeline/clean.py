@@ -18,7 +18,7 @@ N items, n some items, D embedding width.
 import logging
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -88,34 +88,21 @@ def clean(workspace: Storage, plan: Plan, config: CleanConfig, *, device: str = 
     """
     cache = Cache(workspace, plan)
     catalog = _Catalog(workspace, plan, cache)
-    exact = exact_pairs(_content_keys(plan, catalog))
-    is_copy = np.zeros(len(catalog.labels), bool)
-    is_copy[exact.other] = True
-    near, recall = _near_pairs(cache, np.flatnonzero(catalog.has_both & ~is_copy), config)
-    cosine = catalog.rows["image_title_cosine"].to_numpy()
-    is_mismatch = mismatches(cosine, catalog.labels, config)
-    group = groups_of(len(catalog.labels), exact, near)
-    stays = np.ones(len(group), bool)
-    stays[group >= 0] = False
-    stays[kept_of_groups(group, catalog.labels, catalog.splits, ~is_mismatch)] = True
-    reason, score = _reasons(group, stays, exact, near)
-    reason[is_mismatch & stays] = MISMATCH
-    score[is_mismatch & stays] = cosine[is_mismatch & stays]
-    keep = stays & ~is_mismatch
+    found = _find(cache, plan, catalog, config)
     quality = None
     if config.check_labels:
-        quality = _label_quality(workspace, plan, keep, device)
+        quality = _label_quality(workspace, plan, found.keep, device)
         rows = quality.rows[quality.suspicious()]
-        reason[rows] = LABEL
-        score[rows] = quality.quality[quality.suspicious()]
+        found.reason[rows] = LABEL
+        found.score[rows] = quality.quality[quality.suspicious()]
     table = pa.table(
         {
             "row": catalog.items["row"],
             "item_id": catalog.items["item_id"],
-            "keep": keep,
-            "reason": pa.array(reason, pa.string()),
-            "group": pa.array(group, mask=group < 0),
-            "score": pa.array(score, mask=np.isnan(score)),
+            "keep": found.keep,
+            "reason": pa.array(found.reason, pa.string()),
+            "group": pa.array(found.group, mask=found.group < 0),
+            "score": pa.array(found.score, mask=np.isnan(found.score)),
         }
     )
     made_from = {
@@ -125,27 +112,53 @@ def clean(workspace: Storage, plan: Plan, config: CleanConfig, *, device: str = 
     write_clean(workspace, table, config, made_from)
     names = read_labels(workspace, plan)
     tables = (
-        reasons_table(table, catalog.labels, catalog.splits, recall),
+        reasons_table(table, catalog.labels, catalog.splits, found.recall),
         categories_table(table, catalog.labels, names),
     )
-    chosen = sections(table, catalog.labels, exact, near, config)
+    chosen = sections(table, catalog.labels, found.exact, found.near, config)
     files = [CLEAN_TABLE, _REPORT]
     if quality is not None:
         chosen.append(labels_section(quality, names))
-        qualities = quality_table(quality, catalog.items)
-        workspace.write(_LABELS, parquet_bytes(qualities))
+        workspace.write(_LABELS, parquet_bytes(quality_table(quality, catalog.items)))
         files.append(_LABELS)
-    page = contact_sheet(plan, catalog.items, names, keep, tables, chosen)
+    page = contact_sheet(plan, catalog.items, names, found.keep, tables, chosen)
     workspace.write(_REPORT, page)
-    return Cleaning(
-        table=table, tables=tables, recall=recall, files=tuple(map(workspace.where, files))
-    )
+    written = tuple(map(workspace.where, files))
+    return Cleaning(table=table, tables=tables, recall=found.recall, files=written)
+
+
+class _Found(NamedTuple):
+    """What goes, and why."""
+
+    exact: Pairs
+    near: Pairs
+    recall: tuple[int, int] | None
+    group: Int64[np.ndarray, " N"]
+    keep: Bool[np.ndarray, " N"]
+    reason: np.ndarray
+    score: Float[np.ndarray, " N"]
+
+
+def _find(cache: Cache, plan: Plan, catalog: "_Catalog", config: CleanConfig) -> _Found:
+    exact = exact_pairs(_content_keys(plan, catalog))
+    is_copy = np.zeros(len(catalog.labels), bool)
+    is_copy[exact.other] = True
+    near, recall = _near_pairs(cache, np.flatnonzero(catalog.has_both & ~is_copy), config)
+    cosine = catalog.rows["image_title_cosine"].to_numpy()
+    is_mismatch = mismatches(cosine, catalog.labels, config)
+    group = groups_of(len(catalog.labels), exact, near)
+    stays = group < 0
+    stays[kept_of_groups(group, catalog.labels, catalog.splits, ~is_mismatch)] = True
+    reason, score = _reasons(group, stays, exact, near)
+    reason[is_mismatch & stays] = MISMATCH
+    score[is_mismatch & stays] = cosine[is_mismatch & stays]
+    return _Found(exact, near, recall, group, stays & ~is_mismatch, reason, score)
 
 
 def _label_quality(
     workspace: Storage, plan: Plan, keep: Bool[np.ndarray, " N"], device: str
 ) -> "LabelQuality":
-    from pipeline.label_quality import label_quality  # loads torch and pandas
+    from pipeline.label_quality import label_quality  # loads pandas
     from pipeline.tensors import FitData
 
     data = FitData(workspace, plan, pick_device(device), clean=False)

@@ -111,7 +111,7 @@ def sections(
     near: Pairs,
     config: CleanConfig,
 ) -> list[Section]:
-    """Return the sets of items by which a person can judge the thresholds, doubtful ones first.
+    """Return the sets of items by which a person can judge the thresholds; none that is empty.
 
     Args:
         table: in the schema CLEAN.
@@ -120,61 +120,64 @@ def sections(
         near: pairs.
         config: thresholds.
     """
-    found = []
+    found = [
+        _near_section(near, config),
+        _conflicts_section(_groups(table), labels),
+        _exact_section(exact),
+        _mismatch_section(table, config),
+    ]
+    return [section for section in found if section.sets]
+
+
+def _near_section(near: Pairs, config: CleanConfig) -> Section:
     order = np.argsort(near.score, kind="stable")[:_SHOWN_SETS]
-    if len(order):
-        found.append(
-            Section(
-                title="Near duplicates, the least alike first",
-                how_to_read="If these are different products, raise --min-cosine "
-                f"({config.min_cosine:g} now); if all are the same, lower it.",
-                sets=[[int(near.one[i]), int(near.other[i])] for i in order],
-                notes=[f"cosine {near.score[i]:.3f}" for i in order],
-            )
-        )
-    group = _groups(table)
+    return Section(
+        title="Near duplicates, the least alike first",
+        how_to_read="If these are different products, raise --min-cosine "
+        f"({config.min_cosine:g} now); if all are the same, lower it.",
+        sets=[[int(near.one[i]), int(near.other[i])] for i in order],
+        notes=[f"cosine {near.score[i]:.3f}" for i in order],
+    )
+
+
+def _conflicts_section(group: Int64[np.ndarray, " N"], labels: Int64[np.ndarray, " N"]) -> Section:
     conflicts = conflicting(group, labels)[:_SHOWN_SETS]
-    if len(conflicts):
-        members = [np.flatnonzero(group == number) for number in conflicts]
-        found.append(
-            Section(
-                title="Duplicates with several labels",
-                how_to_read="One of them stays with its own label: correct the labels in the "
-                "catalog where it matters.",
-                sets=[each[:_SHOWN_OF_GROUP].tolist() for each in members],
-                notes=[
-                    f"group {number}: {len(each):,} items"
-                    for number, each in zip(conflicts, members, strict=True)
-                ],
-            )
-        )
-    if len(exact.one):
-        found.append(
-            Section(
-                title="Exact duplicates",
-                how_to_read="The same picture and the same title but for case and spaces.",
-                sets=[
-                    [int(exact.one[i]), int(exact.other[i])]
-                    for i in range(min(_SHOWN_SETS // 2, len(exact.one)))
-                ],
-                notes=["same content"] * min(_SHOWN_SETS // 2, len(exact.one)),
-            )
-        )
+    members = [np.flatnonzero(group == number) for number in conflicts]
+    return Section(
+        title="Duplicates with several labels",
+        how_to_read="One of them stays with its own label: correct the labels in the catalog where "
+        "it matters.",
+        sets=[rows[:_SHOWN_OF_GROUP].tolist() for rows in members],
+        notes=[
+            f"group {number}: {len(rows):,} items"
+            for number, rows in zip(conflicts, members, strict=True)
+        ],
+    )
+
+
+def _exact_section(exact: Pairs) -> Section:
+    shown = range(min(_SHOWN_SETS // 2, len(exact.one)))
+    return Section(
+        title="Exact duplicates",
+        how_to_read="The same picture and the same title but for case and spaces.",
+        sets=[[int(exact.one[i]), int(exact.other[i])] for i in shown],
+        notes=["same content" for _ in shown],
+    )
+
+
+def _mismatch_section(table: pa.Table, config: CleanConfig) -> Section:
     rows = np.flatnonzero(_reasons(table) == MISMATCH)
     score = table["score"].to_numpy(zero_copy_only=False)
     rows = rows[np.argsort(score[rows], kind="stable")]
-    if len(rows):
-        drawn = np.unique(np.linspace(0, len(rows) - 1, 2 * _SHOWN_SETS).astype(np.int64))
-        found.append(
-            Section(
-                title="Picture and title do not match, from the lowest cosine to the highest",
-                how_to_read="If the last ones match, lower --mismatch-quantile "
-                f"({config.mismatch_quantile:g} now) or give --min-image-title-cosine.",
-                sets=[[int(row)] for row in rows[drawn]],
-                notes=[f"cosine {score[row]:.3f}" for row in rows[drawn]],
-            )
-        )
-    return found
+    if len(rows) > 2 * _SHOWN_SETS:  # from all of them, evenly
+        rows = rows[np.linspace(0, len(rows) - 1, 2 * _SHOWN_SETS).astype(np.int64)]
+    return Section(
+        title="Picture and title do not match, from the lowest cosine to the highest",
+        how_to_read="If the last ones match, lower --mismatch-quantile "
+        f"({config.mismatch_quantile:g} now) or give --min-image-title-cosine.",
+        sets=[[int(row)] for row in rows],
+        notes=[f"cosine {score[row]:.3f}" for row in rows],
+    )
 
 
 def labels_section(quality: "LabelQuality", names: pa.Table) -> Section:
