@@ -177,8 +177,8 @@ def swap_curves(
                     average_precision_score(is_swapped[ranked], -low[ranked])
                 ),
                 "precision_at_half": float(precision[recall >= 0.5].max()),
-                "precision": precision[shown].tolist(),
-                "recall": recall[shown].tolist(),
+                "precision": precision[shown].round(3).tolist(),
+                "recall": recall[shown].round(3).tolist(),
             }
     return curves
 
