@@ -46,10 +46,11 @@ from pipeline.duplicates import (
     kept_of_groups,
 )
 from pipeline.items import check_unchanged, scan
+from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
 from schemas.clean import EXACT, LABEL, MISMATCH, NEAR, CleanConfig
 from schemas.configs import digest
-from schemas.errors import PipelineError
+from schemas.errors import CleanError, PipelineError
 from schemas.plan import Plan
 from schemas.tables import SPLITS
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REPORT, _LABELS = "report/clean.html", "report/labels.parquet"
+_MOST_TITLES = 10  # of a picture that still says which product it shows
 _SMALL = 20  # items: a category of so many is half believed
 
 
@@ -88,10 +90,13 @@ def clean(workspace: Storage, plan: Plan, config: CleanConfig, *, device: str = 
     """
     cache = Cache(workspace, plan)
     catalog = _Catalog(workspace, plan, cache)
+    data = None
+    if config.check_labels:  # what is missing for it shows before hours of search
+        data = FitData(workspace, plan, pick_device(device), clean=False)
     found = _find(cache, plan, catalog, config)
     quality = None
-    if config.check_labels:
-        quality = _label_quality(workspace, plan, found.keep, device)
+    if data is not None:
+        quality = _label_quality(data, found.keep)
         rows = quality.rows[quality.suspicious()]
         found.reason[rows] = LABEL
         found.score[rows] = quality.quality[quality.suspicious()]
@@ -109,7 +114,6 @@ def clean(workspace: Storage, plan: Plan, config: CleanConfig, *, device: str = 
         "cache_sha256": cache.sha256(),
         "items_sha256": digest(list(plan.items_tables)),
     }
-    write_clean(workspace, table, config, made_from)
     names = read_labels(workspace, plan)
     tables = (
         reasons_table(table, catalog.labels, catalog.splits, found.recall),
@@ -121,8 +125,11 @@ def clean(workspace: Storage, plan: Plan, config: CleanConfig, *, device: str = 
         chosen.append(labels_section(quality, names))
         workspace.write(_LABELS, parquet_bytes(quality_table(quality, catalog.items)))
         files.append(_LABELS)
+    elif workspace.size(_LABELS) is not None:
+        workspace.remove(_LABELS)  # of an earlier call
     page = contact_sheet(plan, catalog.items, names, found.keep, tables, chosen)
     workspace.write(_REPORT, page)
+    write_clean(workspace, table, config, made_from)  # last: from here on fit goes by it
     written = tuple(map(workspace.where, files))
     return Cleaning(table=table, tables=tables, recall=found.recall, files=written)
 
@@ -143,7 +150,9 @@ def _find(cache: Cache, plan: Plan, catalog: "_Catalog", config: CleanConfig) ->
     exact = exact_pairs(_content_keys(plan, catalog))
     is_copy = np.zeros(len(catalog.labels), bool)
     is_copy[exact.other] = True
-    near, recall = _near_pairs(cache, np.flatnonzero(catalog.has_both & ~is_copy), config)
+    is_placeholder = _has_placeholder(catalog.rows, is_copy)
+    rows = np.flatnonzero(catalog.has_both & ~is_copy & ~is_placeholder)
+    near, recall = _near_pairs(cache, rows, config)
     cosine = catalog.rows["image_title_cosine"].to_numpy()
     is_mismatch = mismatches(cosine, catalog.labels, config)
     group = groups_of(len(catalog.labels), exact, near)
@@ -155,15 +164,18 @@ def _find(cache: Cache, plan: Plan, catalog: "_Catalog", config: CleanConfig) ->
     return _Found(exact, near, recall, group, stays & ~is_mismatch, reason, score)
 
 
-def _label_quality(
-    workspace: Storage, plan: Plan, keep: Bool[np.ndarray, " N"], device: str
-) -> "LabelQuality":
-    from pipeline.label_quality import label_quality  # loads pandas
-    from pipeline.tensors import FitData
+def _label_quality(data: FitData, keep: Bool[np.ndarray, " N"]) -> "LabelQuality":
+    from pipeline.label_quality import NUM_FOLDS, label_quality  # loads pandas
 
-    data = FitData(workspace, plan, pick_device(device), clean=False)
     is_ok = (data.image_ok | data.title_ok).cpu().numpy()
-    return label_quality(data, np.flatnonzero(keep & is_ok))
+    rows = np.flatnonzero(keep & is_ok)
+    if len(rows) < 2 * NUM_FOLDS:
+        raise CleanError(
+            f"{len(rows)} items stay: too few to judge labels by {NUM_FOLDS} networks",
+            where="--check-labels",
+            fix="leave it out",
+        )
+    return label_quality(data, rows)
 
 
 class _Catalog:
@@ -257,11 +269,31 @@ def _near_pairs(
     return pairs, None if search.is_exact else search.recall()
 
 
+def _has_placeholder(rows: pa.Table, is_copy: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+    """Return the items whose picture belongs to many titles, such as "no picture yet"."""
+    picture = _numbers(rows["image_sha256"])
+    counts = np.bincount(picture[(picture >= 0) & ~is_copy], minlength=1)
+    is_shared = (picture >= 0) & (counts[picture] > _MOST_TITLES)
+    if is_shared.any():
+        logger.info(
+            "%s items share %s pictures of more than %d titles: no near duplicates by these",
+            f"{int(is_shared.sum()):,}",
+            f"{int((counts > _MOST_TITLES).sum()):,}",
+            _MOST_TITLES,
+        )
+    return is_shared
+
+
+def _numbers(column: pa.ChunkedArray) -> Int64[np.ndarray, " N"]:
+    """Return a number for each text, the same for the same; -1 for null."""
+    indices = column.combine_chunks().dictionary_encode().indices
+    return indices.fill_null(-1).to_numpy().astype(np.int64)
+
+
 def _content_keys(plan: Plan, catalog: _Catalog) -> Int64[np.ndarray, " N"]:
     """Return a number for each item, the same for the same content; -1 where nobody shares it."""
     keys = np.full(len(catalog.labels), -1, np.int64)
-    pictures = catalog.rows["image_sha256"].combine_chunks().dictionary_encode()
-    picture = pictures.indices.fill_null(-1).to_numpy().astype(np.int64)
+    picture = _numbers(catalog.rows["image_sha256"])
     has_title = catalog.rows["title_sha256"].is_valid().to_numpy()
     counts = np.bincount(picture[picture >= 0], minlength=1)
     rows = np.flatnonzero((picture >= 0) & has_title)

@@ -122,6 +122,7 @@ def sections(
     """
     found = [
         _near_section(near, config),
+        _largest_section(_groups(table)),
         _conflicts_section(_groups(table), labels),
         _exact_section(exact),
         _mismatch_section(table, config),
@@ -140,8 +141,32 @@ def _near_section(near: Pairs, config: CleanConfig) -> Section:
     )
 
 
+def _largest_section(group: Int64[np.ndarray, " N"]) -> Section:
+    """Show where a chain of near duplicates may have joined what does not belong together."""
+    counts = np.bincount(group[group >= 0])
+    order = np.argsort(-counts, kind="stable")[: _SHOWN_SETS // 2]
+    numbers = order[counts[order] > 2]
+    members = [np.flatnonzero(group == number) for number in numbers]
+    return Section(
+        title="The largest groups of duplicates",
+        how_to_read="One of each stays. If they are different products, raise --min-cosine.",
+        sets=[
+            rows[
+                np.unique(np.linspace(0, len(rows) - 1, _SHOWN_OF_GROUP).astype(np.int64))
+            ].tolist()
+            for rows in members
+        ],
+        notes=[
+            f"group {number}: {len(rows):,} items"
+            for number, rows in zip(numbers, members, strict=True)
+        ],
+    )
+
+
 def _conflicts_section(group: Int64[np.ndarray, " N"], labels: Int64[np.ndarray, " N"]) -> Section:
-    conflicts = conflicting(group, labels)[:_SHOWN_SETS]
+    conflicts = conflicting(group, labels)
+    counts = np.bincount(group[group >= 0])
+    conflicts = conflicts[np.argsort(-counts[conflicts], kind="stable")][:_SHOWN_SETS]
     members = [np.flatnonzero(group == number) for number in conflicts]
     return Section(
         title="Duplicates with several labels",
@@ -173,11 +198,16 @@ def _mismatch_section(table: pa.Table, config: CleanConfig) -> Section:
         rows = rows[np.linspace(0, len(rows) - 1, 2 * _SHOWN_SETS).astype(np.int64)]
     return Section(
         title="Picture and title do not match, from the lowest cosine to the highest",
-        how_to_read="If the last ones match, lower --mismatch-quantile "
-        f"({config.mismatch_quantile:g} now) or give --min-image-title-cosine.",
+        how_to_read=f"If the last ones match, lower {_mismatch_option(config)}.",
         sets=[[int(row)] for row in rows],
         notes=[f"cosine {score[row]:.3f}" for row in rows],
     )
+
+
+def _mismatch_option(config: CleanConfig) -> str:
+    if config.min_image_title_cosine is not None:
+        return f"--min-image-title-cosine ({config.min_image_title_cosine:g} now)"
+    return f"--mismatch-quantile ({config.mismatch_quantile:g} now)"
 
 
 def labels_section(quality: "LabelQuality", names: pa.Table) -> Section:

@@ -9,7 +9,6 @@ N items.
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,12 +56,13 @@ def write_clean(
     workspace.write(CLEAN_TABLE, parquet_bytes(table))
 
 
-def read_clean(workspace: Storage, made_from: dict[str, str]) -> Kept | None:
+def read_clean(workspace: Storage, made_from: dict[str, str], num_items: int) -> Kept | None:
     """Return which items stay; None if `clean` never ran.
 
     Args:
         workspace: where it is.
         made_from: hashes of the cache and of the items tables as they are now.
+        num_items: N, of the plan.
     Raises: CleanError if it is damaged, or was made from another cache or other items.
     """
     where = workspace.where(CLEAN_TABLE)
@@ -71,10 +71,7 @@ def read_clean(workspace: Storage, made_from: dict[str, str]) -> Kept | None:
     except FileNotFoundError:
         return None
     try:
-        table = parquet_table(data)
-        record: dict[str, Any] = json.loads((table.schema.metadata or {})[_METADATA_KEY])
-        found = record["made_from"]
-        keep = table.select(CLEAN.names).cast(CLEAN)["keep"].to_numpy()
+        keep, found = _opened(data, num_items)
     except (pa.ArrowException, LookupError, TypeError, ValueError, OSError) as error:
         raise CleanError(f"cannot be read: {error}", where=where, fix=_FIX) from error
     changed = [name for name in made_from if found.get(name) != made_from[name]]
@@ -83,3 +80,16 @@ def read_clean(workspace: Storage, made_from: dict[str, str]) -> Kept | None:
             f"it is stale: {', '.join(changed)} changed since it was made", where=where, fix=_FIX
         )
     return Kept(keep)
+
+
+def _opened(data: bytes, num_items: int) -> tuple[Bool[np.ndarray, " N"], dict[str, str]]:
+    """Return the column `keep` and what the table was made from."""
+    table = parquet_table(data)
+    record = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+    if "made_from" not in record:
+        raise ValueError("its metadata do not say what it was made from")
+    made_from: dict[str, str] = dict(record["made_from"])
+    table = table.select(CLEAN.names).cast(CLEAN)
+    if not np.array_equal(table["row"].to_numpy(), np.arange(num_items)):
+        raise ValueError(f"its rows are not those of the plan's {num_items:,} items, in order")
+    return table["keep"].to_numpy(), made_from

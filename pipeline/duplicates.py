@@ -76,6 +76,15 @@ class NearDuplicates:
         rng = np.random.default_rng(0)
         drawn = np.sort(rng.choice(len(rows), min(len(rows), _SAMPLE), replace=False))
         self._whitenings = {name: Whitening(read(name, rows[drawn])) for name in ("image", "title")}
+        for name, whitening in self._whitenings.items():
+            emb = read(name, rows[drawn])
+            if len(drawn) < emb.shape[1] or not whitening(emb).any(axis=1).mean() > 0.5:
+                logger.warning(
+                    "near duplicates may be missed: %d items, most with the same %s or fewer than "
+                    "the embedding has numbers, do not show what differs between products",
+                    len(drawn),
+                    name,
+                )
         self.is_exact = len(rows) <= MAX_EXACT
         if self.is_exact:
             self._index: ExactIndex | CellIndex = ExactIndex(self._both(np.arange(len(rows))))

@@ -20,7 +20,7 @@ from torch import Tensor
 from cache.layout import ITEM_DTYPE, MODALITIES
 from cache.reader import Cache, read_all_items, read_labels
 from cache.storage import Storage
-from pipeline.clean_table import read_clean
+from pipeline.clean_table import CLEAN_TABLE, read_clean
 from pipeline.label_graph import read_graph
 from pipeline.progress import Progress
 from pipeline.ranks import ALONE, Ranks
@@ -92,7 +92,8 @@ class FitData:
             "cache_sha256": self.cache.sha256(),
             "items_sha256": digest(list(plan.items_tables)),
         }
-        kept = read_clean(workspace, made_from) if clean else None
+        kept = read_clean(workspace, made_from, len(codes)) if clean else None
+        self._is_cleaned = kept is not None
         if kept is not None:
             codes = np.where(kept.keep, codes, _LEFT_OUT)
         self.image_ok: Bool[Tensor, " N"] = self._tensor(image_ok)
@@ -226,6 +227,12 @@ class FitData:
         self, split: int, is_in: Bool[np.ndarray, " N"], workspace: Storage
     ) -> Int64[Tensor, " n"]:
         rows = np.flatnonzero(is_in)
+        if not len(rows) and self._is_cleaned:
+            raise FitError(
+                f"there are no {SPLITS[split]} items, or clean left all of them out",
+                where=workspace.where(CLEAN_TABLE),
+                fix="run `python cli.py clean` with milder thresholds, or add --no-clean",
+            )
         if not len(rows):
             raise FitError(
                 f"there are no {SPLITS[split]} items",

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cache.layout import parquet_bytes, parquet_table
 from cache.reader import Cache, read_plan
 from cache.storage import LocalStorage
+from pipeline import clean as module
 from pipeline.clean import Cleaning, clean, mismatches, normalized
 from pipeline.clean_table import CLEAN_TABLE, write_clean
 from pipeline.compare import compare
@@ -28,7 +29,7 @@ from pipeline.plan import make_plan
 from pipeline.tensors import FitData
 from schemas.clean import EXACT, MISMATCH, NEAR, CleanConfig
 from schemas.configs import digest
-from schemas.errors import CleanError, ConfigError, FitError
+from schemas.errors import CleanError, ConfigError, FitError, WorkspaceError
 from schemas.plan import Plan
 from schemas.run import EvaluateConfig, FitConfig
 from schemas.tables import CLEAN
@@ -312,7 +313,9 @@ def test_a_stale_or_damaged_table_is_refused(workspace: LocalStorage, plan: Plan
     cases = {
         "stale: cache_sha256": parquet_bytes(stale.replace_schema_metadata(metadata)),
         "cannot be read": table[:100],
-        "cannot be read: ": parquet_bytes(stale.replace_schema_metadata(None)),
+        "do not say what it was made from": parquet_bytes(stale.replace_schema_metadata(None)),
+        "not those of the plan's 300 items": parquet_bytes(stale.slice(0, 200)),
+        "items, in order": parquet_bytes(stale.take(list(reversed(range(300))))),
     }
     for what, data in cases.items():
         workspace.write(CLEAN_TABLE, data)
@@ -321,6 +324,43 @@ def test_a_stale_or_damaged_table_is_refused(workspace: LocalStorage, plan: Plan
         assert "--no-clean" in caught.value.fix
         assert "cli.py clean" in caught.value.fix
         FitData(workspace, plan, torch.device("cpu"), clean=False)
+
+
+def test_a_split_that_clean_emptied_is_not_the_catalogs_fault(
+    workspace: LocalStorage, plan: Plan
+) -> None:
+    """The way out is --no-clean, not a larger catalog."""
+    leave_out(workspace, plan, FitData(workspace, plan, torch.device("cpu")).val.tolist())
+    with pytest.raises(FitError, match="no val items, or clean left") as caught:
+        FitData(workspace, plan, torch.device("cpu"))
+    assert "--no-clean" in caught.value.fix
+
+
+def test_a_picture_of_many_titles_makes_no_near_duplicates(
+    planted: tuple[LocalStorage, Plan, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A "no picture yet" would join products that have nothing else in common."""
+    workspace, plan, truth = planted
+    monkeypatch.setattr(module, "_MOST_TITLES", 1)
+    found = clean(workspace, plan, CleanConfig())
+    copy, original = planted_rows(found.table, truth, ("title edit",))
+    group = found.table["group"].to_pylist()
+    assert not any(
+        group[one] is not None and group[one] == group[other]
+        for one, other in zip(copy, original, strict=True)
+    )
+    exact, of = planted_rows(found.table, truth, ("exact",))
+    assert [group[row] for row in exact] == [group[row] for row in of]
+
+
+def test_a_failing_report_leaves_fit_as_it_was(
+    workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody has seen a report of may not be left out."""
+    (workspace.root / "report").write_text("in the way")
+    with pytest.raises(WorkspaceError):
+        clean(workspace, plan, CleanConfig())
+    assert workspace.size(CLEAN_TABLE) is None
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from cache.storage import LocalStorage
+from pipeline import clean as clean_module
 from pipeline import label_quality as module
 from pipeline.clean import clean
 from pipeline.label_quality import NUM_FOLDS, label_quality
 from pipeline.neighbors import write_neighbors
 from pipeline.tensors import FitData
 from schemas.clean import LABEL, CleanConfig
-from schemas.errors import NeighborsError
+from schemas.errors import CleanError, NeighborsError
 from schemas.plan import Plan
 from schemas.run import FitConfig
 from schemas.tables import LABEL_QUALITY
@@ -87,6 +88,23 @@ def test_clean_reports_them_and_leaves_them_in(
     reasons = found.table["reason"].to_pylist()
     assert suspicious == {row for row, reason in enumerate(reasons) if reason == LABEL}
     assert "networks do not believe" in workspace.read("report/clean.html").decode()
+
+
+def test_too_few_items_are_refused(
+    workspace: LocalStorage, plan: Plan, data: FitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five networks need something to train on."""
+    everything = CleanConfig(check_labels=True, min_image_title_cosine=0.5)
+    monkeypatch.setattr(clean_module, "mismatches", lambda *_: np.arange(300) >= 6)
+    with pytest.raises(CleanError, match="6 items stay: too few"):
+        clean(workspace, plan, everything, device="cpu")
+
+
+def test_the_table_of_an_earlier_call_goes(workspace: LocalStorage, plan: Plan) -> None:
+    """It would tell of labels that this call did not look at."""
+    workspace.write("report/labels.parquet", b"old")
+    clean(workspace, plan, CleanConfig(), device="cpu")
+    assert workspace.size("report/labels.parquet") is None
 
 
 def test_without_a_label_graph_it_says_what_to_run(workspace: LocalStorage, plan: Plan) -> None:
