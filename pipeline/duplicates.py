@@ -75,16 +75,10 @@ class NearDuplicates:
         self._read, self._rows, self._min_cosine = read, rows, min_cosine
         rng = np.random.default_rng(0)
         drawn = np.sort(rng.choice(len(rows), min(len(rows), _SAMPLE), replace=False))
-        self._whitenings = {name: Whitening(read(name, rows[drawn])) for name in ("image", "title")}
-        for name, whitening in self._whitenings.items():
-            emb = read(name, rows[drawn])
-            if len(drawn) < emb.shape[1] or not whitening(emb).any(axis=1).mean() > 0.5:
-                logger.warning(
-                    "near duplicates may be missed: %d items, most with the same %s or fewer than "
-                    "the embedding has numbers, do not show what differs between products",
-                    len(drawn),
-                    name,
-                )
+        samples = {name: read(name, rows[drawn]) for name in ("image", "title")}
+        self._whitenings = {name: Whitening(emb) for name, emb in samples.items()}
+        for name, emb in samples.items():
+            _warn_of_little(name, emb, self._whitenings[name])
         self.is_exact = len(rows) <= MAX_EXACT
         if self.is_exact:
             self._index: ExactIndex | CellIndex = ExactIndex(self._both(np.arange(len(rows))))
@@ -176,6 +170,15 @@ class NearDuplicates:
         return np.split(
             np.arange(len(self._rows)), range(_BLOCK_ROWS, len(self._rows), _BLOCK_ROWS)
         )
+
+
+def _warn_of_little(name: str, sample: Float32[np.ndarray, "n D"], whitening: Whitening) -> None:
+    """Say so where a sample does not show in what products differ."""
+    num_rows, dim = sample.shape
+    if num_rows < dim:
+        logger.warning("near duplicates may be missed: %d items, below D = %d", num_rows, dim)
+    elif whitening(sample).any(axis=1).mean() < 0.5:
+        logger.warning("near duplicates are missed: most items have the same %s", name)
 
 
 def _distinct(found: list[Pairs], rows: Int64[np.ndarray, " n"]) -> Pairs:

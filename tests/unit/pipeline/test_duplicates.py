@@ -115,6 +115,23 @@ def test_cells_find_nearly_all_that_exact_search_finds(
     assert 0.9 * num_all <= num_found <= num_all
 
 
+@pytest.mark.parametrize(
+    ("num_items", "is_one_title", "expected"),
+    [(150, False, None), (10, False, "10 items, below D = 24"), (150, True, "the same title")],
+)
+def test_a_catalog_that_shows_too_little_is_told_of(
+    caplog: pytest.LogCaptureFixture, num_items: int, is_one_title: bool, expected: str | None
+) -> None:
+    """Thresholds mean nothing there; nobody would know why nothing is found."""
+    emb = shelves(num_items, 0)
+    if is_one_title:
+        emb["title"][:] = emb["title"][0]
+    with caplog.at_level(logging.WARNING):
+        search(emb)
+    assert ("may be missed" in caplog.text or "are missed" in caplog.text) == bool(expected)
+    assert (expected or "") in caplog.text
+
+
 @given(st.lists(st.integers(-1, 6), max_size=30))
 def test_exact_pairs_link_each_to_the_first_of_its_key(keys: list[int]) -> None:
     """Negative keys are of items that nobody may be compared with."""
