@@ -27,7 +27,7 @@ from pipeline.metrics_table import metrics_table
 from pipeline.plots import plot_reliability
 from pipeline.predictions import Classifier, predictions_file
 from pipeline.results import Result, evaluate_classifier, fitted_temperature
-from pipeline.runs import find_run, load_run, read_record
+from pipeline.runs import find_run, load_run, run_folder
 from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
 from schemas.configs import plain_json, to_dict
@@ -71,7 +71,7 @@ def evaluate(
         plan,
         pick_device(device),
         allow_partial=config.allow_partial,
-        clean=read_record(workspace, config.runs[0]).config.clean,
+        clean=run_folder(workspace, config.runs[0]).record().config.clean,
     )
     decision = make_decision(config.decision, data.graph, data.taxonomy, data.device)
     loaded = [load_run(workspace, name, data) for name in config.runs]

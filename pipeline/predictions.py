@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Float16, Int, Int64
 from torch import Tensor
 
 from cache.layout import parquet_bytes
@@ -23,7 +23,7 @@ from pipeline.tensors import Batch, FitData
 from schemas.tables import PREDICTIONS
 
 NUM_PREDICTIONS = 20
-_EVAL_BATCH = 1024  # more at a time is slower on a CPU, and takes gigabytes of 100,000 classes
+EVAL_BATCH = 1024  # more at a time is slower on a CPU, and takes gigabytes of 100,000 classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +36,26 @@ class Predictions:
     predicted: Bool[np.ndarray, " T"]
 
 
-def network_inputs(
-    data: FitData, batch: Batch, modalities: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+class Inputs(NamedTuple):
+    """What a network reads of some items."""
+
+    image_emb: Float16[Tensor, "B D"]
+    title_emb: Float16[Tensor, "B D"]
+    image_ok: Bool[Tensor, " B"]
+    title_ok: Bool[Tensor, " B"]
+
+    def seen_by(self, modalities: str) -> "Inputs":
+        """Return the same without the modality that a network may not see."""
+        if modalities == "both":
+            return self
+        name = "title_ok" if modalities == "image" else "image_ok"
+        return self._replace(**{name: torch.zeros_like(self.image_ok)})
+
+
+def network_inputs(data: FitData, batch: Batch, modalities: str) -> Inputs:
     """Return what the network reads of some rows, hiding the modality it may not see."""
     image_ok, title_ok = data.image_ok[batch.rows], data.title_ok[batch.rows]
-    if modalities != "both":
-        hidden = title_ok if modalities == "image" else image_ok
-        hidden.zero_()
-    return batch.image_emb, batch.title_emb, image_ok, title_ok
+    return Inputs(batch.image_emb, batch.title_emb, image_ok, title_ok).seen_by(modalities)
 
 
 class Chunk(NamedTuple):
@@ -58,7 +69,7 @@ class Chunk(NamedTuple):
 
     def at(self, temperature: float) -> "Chunk":
         """Return the same with the log-probabilities divided by this and normalized again."""
-        return self._replace(log_p=(self.log_p / temperature).log_softmax(dim=1))
+        return self._replace(log_p=_tempered(self.log_p, temperature))
 
 
 class Classifier:
@@ -80,22 +91,31 @@ class Classifier:
         """Return the same networks with this temperature on top of their own."""
         return Classifier(self._members, temperature=self._temperature * temperature)
 
-    @torch.inference_mode()
     def log_p(self, data: FitData, rows: Int64[Tensor, " T"]) -> Iterator[Chunk]:
         """Yield the log-probabilities of some rows, thousands at a time."""
-        for network, _ in self._members:
-            network.eval()
-        for chunk in rows.split(_EVAL_BATCH):
-            found, sees = [], []
-            batch = data.batch(chunk)
-            for network, modalities in self._members:
-                inputs = network_inputs(data, batch, modalities)
-                found.append(network(*inputs).float().log_softmax(dim=1))
-                sees.append(inputs[2] | inputs[3])
-            predicted = torch.stack(sees).any(dim=0)
-            log_p = found[0] if len(found) == 1 else _mean_of_seeing(found, torch.stack(sees))
-            said = Chunk(chunk, log_p, predicted)
-            yield said if self._temperature == 1.0 else said.at(self._temperature)
+        for chunk in rows.split(EVAL_BATCH):
+            yield Chunk(chunk, *self.of(network_inputs(data, data.batch(chunk), "both")))
+
+    @torch.inference_mode()
+    def of(self, inputs: Inputs) -> tuple[Float[Tensor, "B C"], Bool[Tensor, " B"]]:
+        """Return items' log-probabilities, and whether there was anything to predict from.
+
+        Args:
+            inputs: on the networks' device, at most EVAL_BATCH items.
+        """
+        found, sees = [], []
+        for network, modalities in self._members:
+            seen = inputs.seen_by(modalities)
+            found.append(network.eval()(*seen).float().log_softmax(dim=1))
+            sees.append(seen.image_ok | seen.title_ok)
+        log_p = found[0] if len(found) == 1 else _mean_of_seeing(found, torch.stack(sees))
+        if self._temperature != 1.0:
+            log_p = _tempered(log_p, self._temperature)
+        return log_p, torch.stack(sees).any(dim=0)
+
+
+def _tempered(log_p: Float[Tensor, "B C"], temperature: float) -> Float[Tensor, "B C"]:
+    return (log_p / temperature).log_softmax(dim=1)
 
 
 def _mean_of_seeing(
@@ -133,13 +153,20 @@ def rank(chunks: Iterable[Chunk], data: FitData, decision: Decision = argmax) ->
     num_kept = min(NUM_PREDICTIONS, data.num_classes)
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for rows, log_p, predicted in chunks:
-        top = decision(log_p).topk(num_kept, dim=1).indices
         item_nll = -log_p.gather(1, data.labels[rows][:, None])[:, 0]
-        parts.append((top, log_p.gather(1, top).exp(), item_nll, predicted))
+        parts.append((*top_answers(log_p, decision, num_kept), item_nll, predicted))
     columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     return Predictions(
         top_labels=columns[0], top_probabilities=columns[1], nll=columns[2], predicted=columns[3]
     )
+
+
+def top_answers(
+    log_p: Float[Tensor, "B C"], decision: Decision, num_kept: int
+) -> tuple[Int64[Tensor, "B P"], Float[Tensor, "B P"]]:
+    """Return the best labels, best first, and their probabilities."""
+    top = decision(log_p).topk(num_kept, dim=1).indices
+    return top, log_p.gather(1, top).exp()
 
 
 def measure_predictions(

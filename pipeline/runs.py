@@ -1,6 +1,5 @@
 """The folder of a run: what it is called, what it was made of, whether it is finished."""
 
-import hashlib
 import json
 import logging
 import math
@@ -9,36 +8,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load
 
 from cache.storage import Storage
 from pipeline.device import device_name, has_bfloat16
 from pipeline.fusion import FusionNetwork
 from pipeline.metrics import Metrics
+from pipeline.run_folder import RunFolder
 from pipeline.status import RUN_COMMIT, finished_runs
 from pipeline.targets.registry import get_approach, used_options
 from pipeline.tensors import FitData
-from schemas.configs import digest, from_json, to_dict, to_json
+from schemas.configs import digest, to_dict, to_json
 from schemas.errors import ConfigError, FitError, TargetError
 from schemas.run import FitConfig, RunCommit, RunRecord
 
 logger = logging.getLogger(__name__)
 
-Read = TypeVar("Read")
-
 _TARGET_OPTIONS = ("alpha", "weighting", "temperature", "beta", "schedule", "kl_weight")
-# What a finished run has; TensorBoard's events may be deleted.
-RUN_FILES = (
-    "config.json",
-    "history.jsonl",
-    "model.safetensors",
-    "predictions.parquet",
-    "metrics.json",
-)
 _PACKAGES = ("torch", "numpy", "pyarrow", "zarr")
 
 
@@ -128,78 +115,38 @@ def _git_commit() -> str:
     return done.stdout.strip()
 
 
-def commit_run(workspace: Storage, name: str, check: Callable[[], None]) -> None:
+def commit_run(run: RunFolder, check: Callable[[], None]) -> None:
     """Say that a run is finished: all its files are there, and these are their hashes.
 
     Args:
-        workspace: where it is.
-        name: of the run.
+        run: whose files are written.
         check: called at the last moment; what it raises leaves the run unfinished.
     """
-    found = {file: _sha256(workspace.read(f"runs/{name}/{file}")) for file in RUN_FILES}
-    text = to_json(RunCommit(sha256=found))
-    workspace.write(f"runs/{name}/{RUN_COMMIT}", text.encode(), check=check)
+    text = to_json(RunCommit(sha256=run.digests()))
+    run.storage.write(f"{run.place}/{RUN_COMMIT}", text.encode(), check=check)
 
 
-def run_problem(workspace: Storage, name: str) -> tuple[str, str] | None:
-    """Return a file of a run and what is wrong with it; None if the run is finished and whole."""
-    place = f"runs/{name}"
-    try:
-        text = workspace.read(f"{place}/{RUN_COMMIT}").decode()
-        commit = from_json(RunCommit, text, where="", fix="")
-    except FileNotFoundError:
-        return RUN_COMMIT, "is missing: the run is not finished"
-    except ValueError:
-        return RUN_COMMIT, "cannot be read"
-    for file in RUN_FILES:
-        try:
-            found = _sha256(workspace.read(f"{place}/{file}"))
-        except FileNotFoundError:
-            return file, "is missing"
-        if found != commit.sha256.get(file):
-            return file, f"does not match its sha256 in {RUN_COMMIT}"
-    return None
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def finished_metrics(workspace: Storage, name: str, record: RunRecord) -> Metrics | None:
+def finished_metrics(run: RunFolder, record: RunRecord) -> Metrics | None:
     """Return the metrics of a finished run of the same config and inputs, else None."""
-    if problem := run_problem(workspace, name):
-        if workspace.size(f"runs/{name}/{RUN_COMMIT}") is not None:
-            logger.warning("run %s is made again: %s", name, " ".join(problem))
+    if problem := run.problem():
+        if run.storage.size(f"{run.place}/{RUN_COMMIT}") is not None:
+            logger.warning("run %s is made again: %s", run.name, " ".join(problem))
         return None
-    where = workspace.where(f"runs/{name}")
     try:
-        found = _read_json(RunRecord, workspace, name, "config.json")
-        metrics = _read_json(Metrics, workspace, name, "metrics.json")
+        found = run.read_json(RunRecord, "config.json")
+        metrics = run.read_json(Metrics, "metrics.json")
     except ConfigError as error:
-        logger.warning("run %s is made again: %s (%s)", name, error.what, where)
+        logger.warning("run %s is made again: %s (%s)", run.name, error.what, run.where())
         return None
     if (found.config, found.inputs) != (record.config, record.inputs):
-        logger.info("run %s is made again: its config or inputs changed", name)
+        logger.info("run %s is made again: its config or inputs changed", run.name)
         return None
     return metrics
 
 
-def _read_json(kind: type[Read], workspace: Storage, name: str, file: str) -> Read:
-    where = workspace.where(f"runs/{name}/{file}")
-    text = workspace.read(f"runs/{name}/{file}").decode()
-    return from_json(kind, text, where=where, fix="run its `python cli.py fit` again")
-
-
-def make_network(config: FitConfig, data: FitData) -> FusionNetwork:
-    """Return a run's network with fresh weights."""
-    return FusionNetwork(
-        embed_dim=data.embed_dim,
-        num_classes=data.num_classes,
-        fusion=config.fusion,
-        hidden_dim=config.hidden_dim,
-        num_hidden=config.num_hidden,
-        dropout=config.dropout,
-    )
+def run_folder(workspace: Storage, name: str) -> RunFolder:
+    """Return the folder of a run, there or not."""
+    return RunFolder(workspace, f"runs/{name}")
 
 
 def find_run(workspace: Storage, text: str) -> str:
@@ -222,50 +169,28 @@ def find_run(workspace: Storage, text: str) -> str:
     )
 
 
-def read_record(workspace: Storage, name: str) -> RunRecord:
-    """Return what config.json of a finished run says.
-
-    Raises: FitError if the run is not finished and whole; ConfigError.
-    """
-    if problem := run_problem(workspace, name):
-        raise FitError(
-            " ".join(problem),
-            where=workspace.where(f"runs/{name}/{problem[0]}"),
-            fix="run its `python cli.py fit`, or compare, again: it is made anew",
-        )
-    return _read_json(RunRecord, workspace, name, "config.json")
-
-
 def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwork, RunRecord]:
     """Return a finished run's network, on the data's device, and its record.
 
     Raises: FitError if it was trained on other items, embeddings or another label graph than
         `data`, or its config or weights cannot be read.
     """
-    where = workspace.where(f"runs/{name}")
-    record = read_record(workspace, name)
+    run = run_folder(workspace, name)
+    record = run.record()
     if record.inputs != data.inputs:
         old, new = asdict(record.inputs), asdict(data.inputs)
         changed = ", ".join(key.removesuffix("_sha256") for key in old if old[key] != new[key])
         raise FitError(
             f"run {name} was trained on other inputs: {changed} changed since",
-            where=where,
+            where=run.where(),
             fix="run its `python cli.py fit` again"
             + (", or give it runs of the same --clean or --no-clean" if changed == "clean" else ""),
         )
-    network = make_network(record.config, data)
-    try:
-        network.load_state_dict(load(workspace.read(f"runs/{name}/model.safetensors")))
-    except (SafetensorError, RuntimeError) as error:  # of another version of the network
-        raise FitError(
-            f"the weights do not fit the network: {' '.join(str(error).split())[:200]}",
-            where=f"{where}/model.safetensors",
-            fix=f"delete {where} and fit again",
-        ) from error
-    return network.to(data.device).eval(), record
+    network = run.network(record.config, embed_dim=data.embed_dim, num_classes=data.num_classes)
+    return network.to(data.device), record
 
 
 def read_history(workspace: Storage, name: str) -> list[dict[str, float]]:
     """Return what a run said of each of its epochs."""
-    text = workspace.read(f"runs/{name}/history.jsonl").decode()
+    text = run_folder(workspace, name).read("history.jsonl").decode()
     return [json.loads(line) for line in text.splitlines()]

@@ -75,7 +75,7 @@ class FitData:
             without train, val or test items.
         """
         self.device = device
-        self.embed_dim = plan.encoder.embed_dim
+        self.encoder = plan.encoder
         self.graph: NeighborGraph = read_graph(workspace, plan)
         self.cache = Cache(workspace, plan, allow_partial=allow_partial)
         items = read_all_items(workspace, plan)
@@ -108,13 +108,18 @@ class FitData:
         self.block_rows = math.gcd(plan.chunk_rows, _BLOCK_ROWS)
         self.whole: dict[str, Float16[Tensor, "n D"]] = {}
         self._places: Int64[Tensor, " N"] | None = None
-        self._labels = read_labels(workspace, plan)
+        self.label_table = read_labels(workspace, plan)
         self.item_ids: pa.ChunkedArray = items["item_id"]
         self.inputs = FitInputs(
             **made_from,
             graph_sha256=self.graph.sha256(),
             clean_sha256="" if kept is None else kept.sha256,
         )
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+        return self.encoder.embed_dim
 
     @property
     def num_classes(self) -> int:
@@ -124,7 +129,7 @@ class FitData:
     @cached_property
     def paths(self) -> list[str] | None:
         """Paths of the labels; None if one of them has none."""
-        paths = self._labels["path"]
+        paths = self.label_table["path"]
         return None if paths.null_count else paths.to_pylist()
 
     @cached_property

@@ -34,7 +34,8 @@ from pipeline.predictions import Classifier, network_inputs, predict
 from pipeline.progress import Progress
 from pipeline.ranks import Ranks
 from pipeline.residency import free_bytes
-from pipeline.runs import make_network, run_name
+from pipeline.run_folder import make_network
+from pipeline.runs import run_name
 from pipeline.speed import Speed, measure_speed
 from pipeline.stopping import Stop
 from pipeline.targets.curriculum import Curriculum
@@ -428,7 +429,10 @@ def _seeded_network(record: RunRecord, data: FitData) -> FusionNetwork:
     """Return the network with the weights of its seed, whatever else draws random numbers."""
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(record.config.seed)
-        return make_network(record.config, data).to(data.device)
+        network = make_network(
+            record.config, embed_dim=data.embed_dim, num_classes=data.num_classes
+        )
+        return network.to(data.device)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

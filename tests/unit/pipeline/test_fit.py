@@ -16,7 +16,8 @@ from cache.storage import LocalStorage
 from pipeline import runs
 from pipeline.fit import RunResult, fit
 from pipeline.neighbors import write_neighbors
-from pipeline.runs import RUN_FILES, run_name, without_unused
+from pipeline.run_folder import RUN_FILES
+from pipeline.runs import run_name, without_unused
 from pipeline.targets.registry import APPROACHES
 from pipeline.tensors import FitData
 from pipeline.trainer import lr_factor
