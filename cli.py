@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -272,8 +273,8 @@ def plan(workspace: "Storage", pretrained: str | None, model: str, **options: An
     _say_next(workspace, "embed --all")
 
 
-def _embed_options(command: Command) -> Command:
-    """Add the options of an encoder at work that embed and verify share."""
+def _encoder_options(command: Command) -> Command:
+    """Add the options of an encoder at work."""
     options = [
         click.option(
             "--batch-size",
@@ -291,13 +292,6 @@ def _embed_options(command: Command) -> Command:
             "[default: the number of cores]",
         ),
         click.option(
-            "--max-bad",
-            default=0.05,
-            show_default=True,
-            type=click.FloatRange(0, 1),
-            help="Share of a shard's rows that may lack an embedding.",
-        ),
-        click.option(
             "--compute-dtype",
             type=click.Choice(["auto", "float32", "bfloat16"]),
             default="auto",
@@ -309,6 +303,18 @@ def _embed_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _embed_options(command: Command) -> Command:
+    """Add the options that embed and verify share."""
+    option = click.option(
+        "--max-bad",
+        default=0.05,
+        show_default=True,
+        type=click.FloatRange(0, 1),
+        help="Share of a shard's rows that may lack an embedding.",
+    )
+    return option(_encoder_options(command))
 
 
 @main.command(epilog=_example("python cli.py embed --shard 0"))
@@ -720,6 +726,17 @@ def _print_found(
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, not tables.")
 
 
+_ensemble_option = click.option(
+    "--ensemble",
+    metavar="RUN",
+    multiple=True,
+    help="Average the probabilities with another run's; may be given several times.",
+)
+_calibrate_option = click.option(
+    "--calibrate", is_flag=True, help="Use the temperature that fits val best."
+)
+
+
 def _exclude_true_option(command: Command) -> Command:
     option = click.option(
         "--exclude-true", is_flag=True, help="Do not count the true label in neighbors@5."
@@ -731,12 +748,7 @@ def _exclude_true_option(command: Command) -> Command:
     epilog=_example("python cli.py evaluate a5-affinity-odds-s0 --ensemble a4-affinity-s0")
 )
 @click.argument("run")
-@click.option(
-    "--ensemble",
-    metavar="RUN",
-    multiple=True,
-    help="Average the probabilities with another run's; may be given several times.",
-)
+@_ensemble_option
 @click.option(
     "--decision",
     type=click.Choice(["argmax", "crm", "neighbors"]),
@@ -745,7 +757,7 @@ def _exclude_true_option(command: Command) -> Command:
     help="Rank labels by probability, by expected distance in the category tree (crm), or put the "
     "answer's own neighbors behind it.",
 )
-@click.option("--calibrate", is_flag=True, help="Use the temperature that fits val best.")
+@_calibrate_option
 @click.option(
     "--split",
     type=click.Choice(["test", "val"]),
@@ -780,6 +792,104 @@ def evaluate(
     config = EvaluateConfig(runs=(run, *ensemble), **options)
     found = evaluate_run(workspace, frozen, config, device=device)
     _print_found(found.tables, found.record, found.folder, as_json=as_json)
+
+
+@main.command(
+    epilog=_example('python cli.py predict a5-affinity-odds-s0 --image boot.jpg --title "Boots"')
+    + "\n  python cli.py predict a5-affinity-odds-s0 --items new.parquet --out answers.parquet"
+)
+@click.argument("run")
+@click.option("--image", type=click.Path(), help="One item: its picture.")
+@click.option("--title", help="One item: its title.")
+@click.option(
+    "--items",
+    help="A table of items with item_id and title, image or image_path: as for plan, but no label.",
+)
+@click.option(
+    "--items-root",
+    help="Folder of relative image paths.  [default: the folder of the items]",
+)
+@click.option("--out", type=click.Path(), help="With --items: Parquet file to write.")
+@_ensemble_option
+@click.option(
+    "--decision",
+    type=click.Choice(["argmax", "crm"]),
+    default="argmax",
+    show_default=True,
+    help="Rank labels by probability or by expected distance in the category tree (crm).",
+)
+@_calibrate_option
+@click.option(
+    "--min-precision",
+    type=float,
+    metavar="SHARE",
+    help="Abstain where the answer's probability is below the one above which this share of the "
+    "answers on val is right, such as 0.97.",
+)
+@click.option("--top", "num_top", default=5, show_default=True, help="Labels given for an item.")
+@click.option(
+    "--weights", help="The encoder's checkpoint.  [default: where it was planned, or as by name]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
+@_encoder_options
+@_workspace_option()
+def predict(
+    workspace: "Storage",
+    run: str,
+    ensemble: tuple[str, ...],
+    image: str | None,
+    title: str | None,
+    items: str | None,
+    items_root: str | None,
+    out: str | None,
+    weights: str | None,
+    *,
+    as_json: bool,
+    device: str,
+    compute_dtype: str,
+    batch_size: int,
+    num_workers: int,
+    **options: Any,
+) -> None:
+    """Answer for new items with a finished run: one item, or a table of them.
+
+    RUN is its name as `status` lists it, enough of its beginning, or its folder, which may have
+    been copied anywhere.
+    """
+    is_one = image is not None or title is not None
+    if is_one == (items is not None):
+        raise click.UsageError("say what to predict: --image and --title of one item, or --items")
+    if (items is None) != (out is None):
+        raise click.UsageError("--items and --out go together")
+    from pipeline.device import pick_device
+    from pipeline.items import find_items
+    from pipeline.predict import answer_table, predict_item, predict_items
+    from pipeline.run_classifier import open_classifier
+    from pipeline.runs import find_folder
+    from schemas.run import PredictConfig
+
+    config = PredictConfig(runs=(run, *ensemble), **options)
+    folders = [find_folder(workspace, each) for each in config.runs]
+    classifier = open_classifier(folders, config, pick_device(device))
+    source = None if items is None else find_items(items, items_root, is_labeled=False)
+    from pipeline.encoder import find_weights, load_encoder
+
+    encoder = load_encoder(find_weights(classifier.encoder, weights), device, compute_dtype)
+    if source is None or out is None:
+        found = predict_item(classifier, encoder, image=image, title=title)
+        if as_json:
+            click.echo(json.dumps(found.drop_columns(["row", "item_id"]).to_pylist()[0], indent=2))
+        else:
+            answer_table(found, classifier).print()
+        return
+    written = predict_items(
+        classifier, encoder, source, out, batch_size=batch_size, num_workers=num_workers
+    )
+    if as_json:
+        click.echo(json.dumps(asdict(written), indent=2))
+    else:
+        written.table().print()
+    click.echo(f"written: {written.path}", err=as_json)
 
 
 @main.command(epilog=_example("python cli.py compare --seeds 3"))

@@ -50,6 +50,14 @@ def make_decision(
             where="--decision",
             fix=f"use one of: {', '.join(DECISIONS)}",
         )
+    return crm(taxonomy, device)
+
+
+def crm(taxonomy: Taxonomy | None, device: torch.device | str) -> Decision:
+    """Return the decision that ranks by expected distance in the category tree.
+
+    Raises: TargetError without paths or with more than 20,000 labels.
+    """
     if taxonomy is None:
         raise TargetError(
             "crm needs distances in the category tree, and not every label has a path",

@@ -8,15 +8,13 @@ two. Cost at 12M items: one decode and two forward passes for each distinct pict
 B batch, D embedding width, R rows of a chunk, H, W height and width in pixels.
 """
 
-import hashlib
 import itertools
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,19 +25,14 @@ from cache.reader import read_items
 from cache.storage import Storage
 from cache.writer import ShardWriter
 from pipeline.decode_pool import TASK_PICTURES, Decoded, DecodePool, JpegDecoder
-from pipeline.items import CatalogWatch, PictureFile, RawItem, read_rows
+from pipeline.item_contents import NUM_READERS, ReadItem, map_ahead, read_item
+from pipeline.items import CatalogWatch, RawItem, read_rows
 from pipeline.progress import Progress
 from schemas.commit import ShardCommit
 from schemas.plan import EncoderSpec, Plan
 from schemas.tables import ROWS
 
 logger = logging.getLogger(__name__)
-
-_NUM_READERS = 16  # threads that read and hash: they wait for files, not for the processor
-_ITEMS_AHEAD = 128
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 class EncoderLike(Protocol):
@@ -68,23 +61,11 @@ class _Content:
     """Why there is no embedding of it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ReadItem:
-    """An item as read, hashed and not decoded."""
-
-    title: str | None
-    image: bytes | None
-    image_error: str | None
-    title_error: str | None
-    image_sha256: str | None
-    title_sha256: str | None
-
-
 @dataclass(kw_only=True)
 class _Chunk:
     """A chunk under way: what each of its rows has, and what of it is new to the shard."""
 
-    items: list[_ReadItem] = field(default_factory=list)  # without their pictures
+    items: list[ReadItem] = field(default_factory=list)  # without their pictures
     images: list[_Content | None] = field(default_factory=list)
     titles: list[_Content | None] = field(default_factory=list)
     new_titles: dict[str, _Content] = field(default_factory=dict)
@@ -229,7 +210,7 @@ class _ShardRun:
         num_rows = sum(stop - start for start, stop in map(self._writer.chunk_range, missing))
         with (
             Progress(f"embed shard {self._shard:05d}", num_rows) as progress,
-            ThreadPoolExecutor(_NUM_READERS) as readers,
+            ThreadPoolExecutor(NUM_READERS) as readers,
         ):
             decoded = self._pool.decode(self._tasks(missing, readers))
             for number in missing:
@@ -259,7 +240,7 @@ class _ShardRun:
             contents: list[_Content] = []
             num_items = 0
             raw_items = _raw_items(self._plan, self._items.slice(start, stop - start))
-            for row, item in enumerate(_map_ahead(readers, _read, raw_items), start):
+            for row, item in enumerate(map_ahead(readers, read_item, raw_items), start):
                 num_items += 1
                 if content := self._add(chunk, item, row):
                     assert item.image is not None
@@ -270,7 +251,7 @@ class _ShardRun:
                     pictures, contents, num_items = [], [], 0
             yield _Task(contents=contents, num_items=num_items, is_last=True), pictures
 
-    def _add(self, chunk: _Chunk, item: _ReadItem, row: int) -> _Content | None:
+    def _add(self, chunk: _Chunk, item: ReadItem, row: int) -> _Content | None:
         """Note an item; return its picture's content if it is to be decoded."""
         new_image = None
         image = title = None
@@ -403,7 +384,7 @@ class _ShardRun:
         return pa.table(columns, schema=ROWS)
 
 
-def _error(item: _ReadItem, image: _Content | None, title: _Content | None) -> str | None:
+def _error(item: ReadItem, image: _Content | None, title: _Content | None) -> str | None:
     """Return why a row lacks an embedding, such as `image: no such file; title: null`."""
     reasons = {
         "image": image.error if image else item.image_error,
@@ -423,30 +404,8 @@ def _raw_items(plan: Plan, items: pa.Table) -> Iterator[RawItem]:
             yield from batch
 
 
-def _read(raw: RawItem) -> _ReadItem:
-    """Load and hash one item; a picture that cannot be read becomes its error."""
-    data, image_error = None, raw.image_error
-    if raw.image is not None:
-        try:
-            data = raw.image.read() if isinstance(raw.image, PictureFile) else raw.image
-        except FileNotFoundError:
-            image_error = "no such file"
-        except OSError as error:
-            image_error = f"cannot be read: {error.strerror or error}"
-    return _ReadItem(
-        title=raw.title,
-        image=data,
-        image_error=image_error,
-        title_error=raw.title_error,
-        image_sha256=hashlib.sha256(data).hexdigest() if data is not None else None,
-        title_sha256=hashlib.sha256(raw.title.encode()).hexdigest()
-        if raw.title is not None
-        else None,
-    )
-
-
-def _without_picture(item: _ReadItem) -> _ReadItem:
-    return _ReadItem(
+def _without_picture(item: ReadItem) -> ReadItem:
+    return ReadItem(
         title=None,
         image=None,
         image_error=item.image_error,
@@ -454,16 +413,3 @@ def _without_picture(item: _ReadItem) -> _ReadItem:
         image_sha256=item.image_sha256,
         title_sha256=item.title_sha256,
     )
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[In], Out], values: Iterable[In]
-) -> Iterator[Out]:
-    """Map in threads, in order, some values ahead of their use."""
-    futures: deque[Future[Out]] = deque()
-    for value in values:
-        futures.append(pool.submit(function, value))
-        if len(futures) > _ITEMS_AHEAD:
-            yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()

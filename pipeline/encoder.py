@@ -229,6 +229,29 @@ def load_encoder(spec: EncoderSpec, device: str = "auto", compute_dtype: str = "
     return encoder
 
 
+def find_weights(spec: EncoderSpec, weights: str | None = None) -> EncoderSpec:
+    """Return a planned encoder with its checkpoint where it is on this machine.
+
+    Args:
+        spec: planned here or elsewhere.
+        weights: where the checkpoint is; None looks where it was planned, then where `resolve`
+            finds it by the model's name.
+    Raises: EncoderError if it is out of reach. Whether it is the planned one, `load_encoder` tells.
+    """
+    if weights is not None:
+        return replace(spec, weights_path=str(Path(weights).resolve()))
+    if spec.pretrained == RANDOM or Path(spec.weights_path).is_file():
+        return spec
+    try:
+        return replace(spec, weights_path=resolve(spec.model, spec.pretrained).weights_path)
+    except EncoderError as error:
+        raise EncoderError(
+            f"the checkpoint of {spec.model} is not here: {error.what}",
+            where=spec.weights_path,
+            fix="name a copy of it with --weights",
+        ) from error
+
+
 def _dtype(model: Any) -> torch.dtype:
     return next(model.visual.parameters()).dtype
 

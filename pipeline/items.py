@@ -98,13 +98,16 @@ class RawItem:
     """Why there is no picture."""
 
 
-def find_items(path: str | Path, root: str | Path | None) -> ItemsSource:
+def find_items(
+    path: str | Path, root: str | Path | None, *, is_labeled: bool = True
+) -> ItemsSource:
     """Describe a catalog: its files with digests and where its pictures are.
 
     Args:
         path: a .parquet, .csv or .tar file, a folder of .parquet or of .tar files, a glob, or a
             name with braces; local or a URL.
         root: folder or URL of relative image paths; None for the folder of the items.
+        is_labeled: as in `tables.column_names`.
     Raises: CatalogError if there is no such file, a column is missing or it cannot be read.
     """
     place = absolute(path)
@@ -122,7 +125,10 @@ def find_items(path: str | Path, root: str | Path | None) -> ItemsSource:
             where=place,
             fix=f"name those that are meant, such as --items '{folder}/*.tar'",
         )
-    has_bytes = {is_tar(file) or "image" in tables.column_names(file) for file in files}
+    has_bytes = {
+        is_tar(file) or "image" in tables.column_names(file, is_labeled=is_labeled)
+        for file in files
+    }
     if len(has_bytes) > 1:
         raise CatalogError(
             "some files have the column `image` and some have not",
@@ -217,15 +223,16 @@ def _change(file: SourceFile) -> str | None:
     return None if sha256 == file.sha256 else "items file has other content than planned"
 
 
-def scan(source: ItemsSource) -> Iterator[tuple[int, pa.RecordBatch]]:
+def scan(source: ItemsSource, *, is_labeled: bool = True) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield every file's number and rows without pictures, in plan order, for planning.
 
     Columns item_id, label_id, split (null where there is none) and image_path (where pictures are
-    files) come as strings, title as bytes, because it may not be UTF-8.
+    files) come as strings, title as bytes, because it may not be UTF-8. Of items that are not
+    labeled, those that are there.
     Raises: CatalogError on ids that are not UTF-8, image URLs or broken files.
     """
     for number, file in enumerate(source.files):
-        for batch in _scanned(file.path, source):
+        for batch in _scanned(file.path, source, is_labeled=is_labeled):
             columns = {
                 name: tables.as_binary(batch[name])
                 if name == "title"
@@ -242,13 +249,13 @@ def scan(source: ItemsSource) -> Iterator[tuple[int, pa.RecordBatch]]:
             yield number, pa.RecordBatch.from_pydict(columns)
 
 
-def _scanned(file: str, source: ItemsSource) -> Iterator[pa.RecordBatch]:
+def _scanned(file: str, source: ItemsSource, *, is_labeled: bool) -> Iterator[pa.RecordBatch]:
     if is_tar(file):
-        return webdataset.batches(file)
+        return webdataset.batches(file, is_labeled=is_labeled)
     wanted = [*tables.REQUIRED_COLUMNS, "split"]
     if not source.has_image_bytes:
         wanted.append("image_path")
-    found = tables.column_names(file)
+    found = tables.column_names(file, is_labeled=is_labeled)
     return tables.batches(file, [name for name in wanted if name in found])
 
 
@@ -277,6 +284,22 @@ def _refuse_urls(image_paths: pa.Array, file: str, root: str) -> None:
             where=f"{file} column image_path",
             fix="download the pictures first (img2dataset does it well), then give their paths",
         )
+
+
+def named_items(source: ItemsSource) -> Iterator[tuple[str | None, RawItem]]:
+    """Yield the ids and items of a catalog that need not be labeled, in order, a few at a time.
+
+    Raises: CatalogError as `scan` and `read_rows`.
+    """
+    ids = (
+        item_id
+        for _, batch in scan(source, is_labeled=False)
+        for item_id in batch["item_id"].to_pylist()
+    )
+    for number, file in enumerate(source.files):
+        for batch in read_rows(source, number, 0, file.num_rows):
+            for item in batch:
+                yield next(ids), item
 
 
 def read_rows(

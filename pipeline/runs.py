@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.storage import Storage
+from cache.storage import LocalStorage, Storage
 from pipeline.device import device_name, has_bfloat16
 from pipeline.fusion import FusionNetwork
 from pipeline.metrics import Metrics
@@ -167,6 +167,17 @@ def find_run(workspace: Storage, text: str) -> str:
         where=workspace.where("runs"),
         fix=f"use one of: {', '.join(found or finished) or 'none yet, fit makes them'}",
     )
+
+
+def find_folder(workspace: Storage, text: str) -> RunFolder:
+    """Return the folder of a finished run by its path, wherever that is, or as `find_run` does.
+
+    Raises: FitError that lists the finished runs.
+    """
+    path = Path(text)
+    if (path / RUN_COMMIT).is_file():
+        return RunFolder(LocalStorage(path.resolve().parent), path.resolve().name)
+    return run_folder(workspace, find_run(workspace, text))
 
 
 def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwork, RunRecord]:

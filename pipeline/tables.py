@@ -29,9 +29,13 @@ def is_parquet(file: str) -> bool:
     return file_name(file).endswith(".parquet")
 
 
-def column_names(file: str) -> list[str]:
+def column_names(file: str, *, is_labeled: bool = True) -> list[str]:
     """Return the columns of a table, after checking that it has what a catalog needs.
 
+    Args:
+        file: of the table.
+        is_labeled: items to train on, with title, picture and label; else an id and one of the
+            first two will do.
     Raises: CatalogError on an unknown or unreadable file, missing columns or wrong types.
     """
     if is_parquet(file):
@@ -49,7 +53,7 @@ def column_names(file: str) -> list[str]:
         )
     with reading(file):  # a CSV's header may not be UTF-8
         names = list(schema.names)
-    _check_columns(file, names)
+    _check_columns(file, names, is_labeled=is_labeled)
     return names
 
 
@@ -85,10 +89,14 @@ def _check_types(file: str, schema: pa.Schema) -> None:
                 )
 
 
-def _check_columns(file: str, names: Sequence[str]) -> None:
-    missing = [name for name in REQUIRED_COLUMNS if name not in names]
+def _check_columns(file: str, names: Sequence[str], *, is_labeled: bool) -> None:
+    required = REQUIRED_COLUMNS if is_labeled else ("item_id",)
+    missing = [name for name in required if name not in names]
     if "image" not in names and "image_path" not in names:
-        missing.append("image_path (or image, with the encoded bytes)")
+        if is_labeled:
+            missing.append("image_path (or image, with the encoded bytes)")
+        elif "title" not in names:
+            missing.append("title, image_path or image (with the encoded bytes)")
     if missing:
         raise CatalogError(
             f"missing columns: {', '.join(missing)}; found: {', '.join(names)}",
@@ -123,7 +131,7 @@ def describe(file: str) -> tuple[int, str]:
 
 
 def _count_csv(file: str) -> int:
-    last_column = column_names(file)[-1]
+    last_column = column_names(file, is_labeled=False)[-1]
     num_rows, last_value = 0, b""
     for batch in batches(file, [last_column]):
         num_rows += len(batch)
@@ -190,12 +198,21 @@ def _open_csv(file: str, names: list[str] | None = None) -> Iterator[pa.csv.CSVS
 def rows(
     file: str, start: int, stop: int, *, has_image_bytes: bool
 ) -> Iterator[list[TitleAndPicture]]:
-    """Yield titles and pictures of rows start..stop in order, in small lists."""
+    """Yield titles and pictures of rows start..stop in order, in small lists.
+
+    A column that is not there is null throughout: items to predict may lack title or picture.
+    """
     picture = "image" if has_image_bytes else "image_path"
-    for batch in _row_range(file, ["title", picture], start, stop):
-        titles = as_binary(batch["title"]).to_pylist()
+    found = column_names(file, is_labeled=False)
+    names = [name for name in ("title", picture) if name in found]
+    for batch in _row_range(file, names, start, stop):
+        titles = images = paths = [None] * len(batch)
+        if "title" in names:
+            titles = as_binary(batch["title"]).to_pylist()
+        if picture not in names:
+            yield list(zip(titles, images, paths, strict=True))
+            continue
         column = batch[picture]
-        images = paths = [None] * len(batch)
         if pa.types.is_struct(column.type):
             parts = dict(zip((part.name for part in column.type), column.flatten(), strict=True))
             images, paths = parts["bytes"].to_pylist(), as_binary(parts["path"]).to_pylist()

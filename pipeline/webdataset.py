@@ -79,7 +79,7 @@ def describe(file: str) -> tuple[int, str]:
         return sum(1 for _ in samples), sha256.hexdigest()
 
 
-def batches(file: str) -> Iterator[pa.RecordBatch]:
+def batches(file: str, *, is_labeled: bool = True) -> Iterator[pa.RecordBatch]:
     """Yield item_id, label_id, title and split of all samples as bytes, without their pictures.
 
     Raises: CatalogError if the tar is damaged, or samples have no label or metadata that cannot
@@ -89,7 +89,8 @@ def batches(file: str) -> Iterator[pa.RecordBatch]:
     unlabeled: list[str] = []
     samples = _samples(file, 0, None, with_pictures=False)
     while part := list(itertools.islice(samples, _SCAN_ROWS)):
-        unlabeled += [repr(sample.item_id)[1:] for sample in part if sample.label_id is None]
+        if is_labeled:
+            unlabeled += [repr(sample.item_id)[1:] for sample in part if sample.label_id is None]
         columns = {
             name: pa.array([getattr(sample, name) for sample in part], pa.large_binary())
             for name in names

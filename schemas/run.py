@@ -189,13 +189,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Check the runs and the split; the decision is checked where it is made."""
-        if len(set(self.runs)) != len(self.runs):
-            twice = next(run for run in self.runs if self.runs.count(run) > 1)
-            raise ConfigError(
-                f"the mean of {twice} with itself is {twice}",
-                where="--ensemble",
-                fix="name another run, as one of approach 4",
-            )
+        _refuse_twice(self.runs)
         if self.split not in ("test", "val"):
             raise ConfigError(
                 f"unknown split {self.split!r}", where="--split", fix="use test or val"
@@ -209,3 +203,41 @@ class EvaluateConfig:
         words += [self.split] * (self.split != "test")
         words += ["exclude-true"] * self.exclude_true
         return "+".join(words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """How finished runs answer for new items."""
+
+    runs: tuple[str, ...]
+    """One, or several whose probabilities are averaged: names, beginnings of names, or folders."""
+    decision: str = "argmax"
+    """How probabilities become a ranking: `argmax` or `crm`."""
+    calibrate: bool = False
+    """Divide log-probabilities by the temperature that fits val best."""
+    min_precision: float | None = None
+    """Abstain below the probability above which this share of the answers on val is right."""
+    num_top: int = 5
+    """Labels given for an item."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers; runs and decision are checked where they are read."""
+        _refuse_twice(self.runs)
+        if self.min_precision is not None and not 0 < self.min_precision <= 1:
+            raise ConfigError(
+                f"min_precision={self.min_precision}",
+                where="--min-precision",
+                fix="give a share of right answers, such as 0.97",
+            )
+        if self.num_top < 1:
+            raise ConfigError(f"num_top={self.num_top}", where="--top", fix="use 1 or more")
+
+
+def _refuse_twice(runs: tuple[str, ...]) -> None:
+    if len(set(runs)) != len(runs):
+        twice = next(run for run in runs if runs.count(run) > 1)
+        raise ConfigError(
+            f"the mean of {twice} with itself is {twice}",
+            where="--ensemble",
+            fix="name another run, as one of approach 4",
+        )

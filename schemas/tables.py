@@ -79,6 +79,22 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+PREDICTED = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),  # of the items given, over all files
+        pa.field("item_id", pa.string()),
+        # The answer; null without anything to predict from, or below --min-precision's threshold.
+        pa.field("label_id", pa.string()),
+        pa.field("name", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("probability", pa.float32()),  # of the best label, answered or not
+        pa.field("abstains", pa.bool_(), nullable=False),
+        pa.field("error", pa.string()),  # what is missing, as in ROWS
+        pa.field("top_label_ids", pa.list_(pa.string()), nullable=False),  # best first
+        pa.field("top_probabilities", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
 ACCEPTED_AT = (95, 97, 99)  # percent: precisions at which answers may be accepted unseen
 
 CATEGORIES = pa.schema(

@@ -68,6 +68,10 @@ def test_the_workspace_comes_from_the_environment(
         (["embed", "--shards", "0,5-3"], "neither a shard nor A-B"),
         (["fit"], "--approach"),
         (["fit", "--approach", "1", "--fusion", "sum"], "sum"),
+        (["predict", "a5"], "say what to predict"),
+        (["predict", "a5", "--title", "Boot", "--items", "new.parquet"], "say what to predict"),
+        (["predict", "a5", "--items", "new.parquet"], "--items and --out"),
+        (["predict", "a5", "--title", "Boot", "--out", "a.parquet"], "--items and --out"),
         (["nonsense"], "No such command"),
     ],
 )
