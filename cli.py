@@ -892,6 +892,27 @@ def predict(
     click.echo(f"written: {written.path}", err=as_json)
 
 
+@main.command("export-model", epilog=_example("python cli.py export-model a5-affinity-odds-s0"))
+@click.argument("run")
+@click.option(
+    "--out", type=click.Path(), help="Folder to write to.  [default: exported/ and the run's name]"
+)
+@_workspace_option()
+def export_model(workspace: "Storage", run: str, out: str | None) -> None:
+    """Write a run's network as ONNX, with its labels and a model card.
+
+    RUN is its name as `status` lists it, enough of its beginning, or its folder.
+    """
+    from pipeline.runs import find_folder
+
+    folder = find_folder(workspace, run)
+    from pipeline.export_model import export_model as export
+
+    found = export(folder, out or f"exported/{folder.name}")
+    found.table().print()
+    click.echo(f"written: {found.folder}")
+
+
 @main.command(epilog=_example("python cli.py compare --seeds 3"))
 @click.option("--approaches", default="1,2,3,4,5", show_default=True, help="Which, with commas.")
 @click.option(

@@ -22,6 +22,7 @@ from pipeline.tensors import FitData
 from schemas.configs import digest, to_dict, to_json
 from schemas.errors import ConfigError, FitError, TargetError
 from schemas.run import FitConfig, RunCommit, RunRecord
+from schemas.tables import SPLITS
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def make_record(config: FitConfig, data: FitData) -> RunRecord:
     return RunRecord(
         config=config,
         inputs=data.inputs,
+        num_items={name: len(getattr(data, name)) for name in SPLITS},
         batch_size=config.batch_size or _auto_batch_size(len(data.train)),
         device=device_name(data.device),
         compute_dtype="bfloat16" if has_bfloat16(data.device) else "float32",

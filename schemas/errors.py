@@ -110,5 +110,9 @@ class FitStoppedError(PipelineError, RuntimeError):
     """A signal stopped training; a checkpoint is there."""
 
 
+class ExportError(PipelineError, RuntimeError):
+    """An exported model does not say what the network says."""
+
+
 class EmbeddingFilesError(PipelineError, ValueError):
     """Embeddings made elsewhere, or for others, cannot be read, matched or written."""

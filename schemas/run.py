@@ -142,6 +142,8 @@ class RunRecord:
     """As asked for."""
     inputs: FitInputs
     """As read."""
+    num_items: dict[str, int] = field(default_factory=dict)
+    """That it used, by split."""
     batch_size: int
     """As resolved."""
     device: str
