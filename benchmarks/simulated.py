@@ -15,7 +15,7 @@ from cache.reader import PLAN
 from cache.storage import LocalStorage
 from pipeline.splits import assign_splits
 from schemas.configs import to_json
-from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess
+from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess, even_shards
 from schemas.tables import ITEMS, LABELS, ROWS, SPLITS
 
 NUM_LABELS = 100
@@ -65,15 +65,15 @@ def make_workspace(
     )
     num_shards = -(-num_items // Plan.shard_rows)
     plan = Plan(
-        items=ItemsSource(files=(), root=workspace.location, has_image_bytes=True),
+        items=ItemsSource(files=()),
         labels_path="labels.csv",
         labels_sha256="0" * 64,
         label_text="name",
-        num_items=num_items,
         num_labels=len(labels),
         limit=None,
         encoder=spec,
         spec_id=spec.spec_id(),
+        shard_items=even_shards(num_items, Plan.shard_rows),
         shards=tuple(hashlib.sha256(b"%d" % shard).hexdigest() for shard in range(num_shards)),
         items_tables=("",) * num_shards,
         labels_table="",

@@ -78,6 +78,7 @@ def items_name(shard: int) -> str:
 
 
 LABELS_TABLE = "labels.parquet"
+RETIRED_TABLE = "retired.parquet"
 
 
 def chunk_range(plan: Plan, shard: int) -> range:
@@ -237,8 +238,7 @@ def read_foreign(
     checksum: int,
 ) -> str:
     """Do as `read_chunk` in such an array: the commit's checksum is of the values, so it holds."""
-    start = chunk * plan.chunk_rows
-    stop = min(start + plan.chunk_rows, plan.num_items)
+    start, stop = plan.chunk_span(chunk)
     out[stop - start :] = np.nan
     try:
         out[: stop - start] = open_foreign(workspace, name)[start:stop]
@@ -299,7 +299,7 @@ def _metadata(plan: Plan, name: str) -> bytes:
     attributes: dict[str, Any] = {"spec_id": plan.spec_id, "spec": plan.encoder.spec()}
     zarr.create_array(
         store,
-        shape=(plan.num_labels if is_label else plan.num_items, dim),
+        shape=(plan.num_labels if is_label else plan.num_rows, dim),
         chunks=(plan.num_labels if is_label else plan.chunk_rows, dim),
         dtype=LABEL_DTYPE if is_label else ITEM_DTYPE,
         compressors=(Crc32cCodec(),),  # a checksum, no compression: the bytes stay raw

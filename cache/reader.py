@@ -15,7 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float, Float16, Float32, Int, Shaped
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float, Float16, Float32, Int, Int64, Shaped
 from numpy.typing import DTypeLike
 
 from cache.layout import (
@@ -24,6 +25,7 @@ from cache.layout import (
     LABELS_COMMIT,
     LABELS_TABLE,
     MODALITIES,
+    RETIRED_TABLE,
     check_array,
     chunk_name,
     chunk_range,
@@ -46,7 +48,7 @@ from schemas.errors import (
     WorkspaceError,
 )
 from schemas.plan import Plan
-from schemas.tables import ROWS
+from schemas.tables import ITEMS, ROWS
 
 PLAN = "plan.json"
 _NUM_THREADS = 4
@@ -107,18 +109,22 @@ class Cache:
             rows: which to keep (by their ok bits, by split); None for all.
             dtype: to convert to, chunk by chunk: never is there a second copy of the whole.
             out: where to put them, C-contiguous, such as a pinned tensor's memory.
-        Returns: `out`, or a new matrix; in plan order, NaN where an item has no embedding.
+        Returns: `out`, or a new matrix; in plan order, NaN where an item has no embedding or,
+            of all rows, where no item is.
         Raises: CacheCorruptError naming the chunk that does not match and its rows.
         """
         plan = self._plan
-        num_rows = plan.num_items if rows is None else int(rows.sum())
+        num_rows = plan.num_rows if rows is None else int(rows.sum())
         matrix = np.empty((num_rows, plan.encoder.embed_dim), dtype) if out is None else out
         assert matrix.shape == (num_rows, plan.encoder.embed_dim)
         jobs, place = [], 0
         for shard in range(plan.num_shards):
             for index, chunk in enumerate(chunk_range(plan, shard)):
-                start, stop = self._rows_of(chunk)
+                start, stop = plan.chunk_span(chunk)
                 kept = None if rows is None else rows[start:stop]
+                if rows is None:
+                    matrix[place:start] = np.nan  # between shards
+                    place = start
                 num_kept = stop - start if kept is None else int(kept.sum())
                 jobs.append((shard, index, chunk, kept, matrix[place : place + num_kept]))
                 place += num_kept
@@ -143,7 +149,7 @@ class Cache:
             out[:] = np.nan
             return
         checksum = (commit.image_crc32c if name == "image" else commit.title_crc32c)[index]
-        start, stop = self._rows_of(chunk)
+        start, stop = self._plan.chunk_span(chunk)
         is_direct = (
             kept is None and out.dtype == ITEM_DTYPE and len(out) == self._plan.chunk_rows
         ) and out.flags.c_contiguous
@@ -176,7 +182,7 @@ class Cache:
         scratch = threading.local()
 
         def check_one(job: tuple[str, int, int, int]) -> None:
-            start, stop = self._rows_of(job[-1])
+            start, stop = plan.chunk_span(job[-1])
             if not hasattr(scratch, "rows"):
                 scratch.rows = np.empty((plan.chunk_rows, plan.encoder.embed_dim), ITEM_DTYPE)
             self._read_one(*job, None, scratch.rows[: stop - start])
@@ -223,7 +229,7 @@ class Cache:
             out[:] = np.nan
             return
         if not self._is_ours[name]:
-            stop = min(start + len(out), plan.num_items)
+            stop = min(start + len(out), plan.num_rows)
             out[stop - start :] = np.nan
             out[: stop - start] = open_foreign(self._workspace, name)[start:stop]
             return
@@ -253,8 +259,8 @@ class Cache:
         Raises: IndexError outside the plan; CacheIncompleteError in a shard that is not done.
         """
         plan = self._plan
-        if len(rows) and not 0 <= rows.min() <= rows.max() < plan.num_items:
-            raise IndexError(f"rows {rows.min()} to {rows.max()}, the plan has {plan.num_items}")
+        if len(rows) and not 0 <= rows.min() <= rows.max() < plan.num_rows:
+            raise IndexError(f"rows {rows.min()} to {rows.max()}, the plan has {plan.num_rows}")
         chunks, local = np.divmod(rows, plan.chunk_rows)
         order = np.argsort(chunks, kind="stable")
         chunks, local = chunks[order], local[order]
@@ -278,7 +284,7 @@ class Cache:
     ) -> Float16[np.ndarray, "n D"]:
         file = chunk_name(name, chunk)
         if not self._is_ours[name]:
-            start, _ = self._rows_of(chunk)
+            start, _ = self._plan.chunk_span(chunk)
             return np.asarray(
                 open_foreign(self._workspace, name).oindex[start + rows, :], ITEM_DTYPE
             )
@@ -296,34 +302,31 @@ class Cache:
         # As a plain array: indexing a memmap object takes twice as long.
         return np.asarray(np.memmap(path, ITEM_DTYPE, "r", shape=shape))
 
-    def _rows_of(self, chunk: int) -> tuple[int, int]:
-        start = chunk * self._plan.chunk_rows
-        return start, min(start + self._plan.chunk_rows, self._plan.num_items)
-
     def read_rows(self, columns: Sequence[str] = ROWS.names) -> pa.Table:
-        """Read the rows tables of all shards, sha256 checked.
+        """Read the rows tables of all shards, sha256 checked; row i is row i of the plan.
 
-        An unfinished shard gives its item ids with both modalities absent.
+        An unfinished shard gives its item ids with both modalities absent, and the rows between
+        shards have neither.
 
         Args:
             columns: of the schema ROWS.
         Raises: CacheCorruptError if a table does not match its commit.
         """
-        tables = []
-        for shard in range(self._plan.num_shards):
-            if shard not in self.commits:
-                tables.append(self._absent_rows(shard).select(columns))
-                continue
-            name = rows_name(shard)
-            data = self._workspace.read(name)
-            if hashlib.sha256(data).hexdigest() != self.commits[shard].rows_sha256:
-                raise CacheCorruptError(
-                    "rows table does not match its sha256 in the commit",
-                    where=self._workspace.where(name),
-                    fix=f"run `python cli.py verify --repair --shard {shard}`",
-                )
-            tables.append(parquet_table(data, columns))
-        return pa.concat_tables(tables)
+        schema = pa.schema([ROWS.field(name) for name in columns])
+        return _in_rows(self._plan, schema, lambda shard: self._read_rows(shard, columns))
+
+    def _read_rows(self, shard: int, columns: Sequence[str]) -> pa.Table:
+        if shard not in self.commits:
+            return self._absent_rows(shard).select(columns)
+        name = rows_name(shard)
+        data = self._workspace.read(name)
+        if hashlib.sha256(data).hexdigest() != self.commits[shard].rows_sha256:
+            raise CacheCorruptError(
+                "rows table does not match its sha256 in the commit",
+                where=self._workspace.where(name),
+                fix=f"run `python cli.py verify --repair --shard {shard}`",
+            )
+        return parquet_table(data, columns)
 
     def _absent_rows(self, shard: int) -> pa.Table:
         items = read_items(self._workspace, self._plan, shard)
@@ -371,8 +374,59 @@ def read_items(workspace: Storage, plan: Plan, shard: int) -> pa.Table:
 
 
 def read_all_items(workspace: Storage, plan: Plan) -> pa.Table:
-    """Read the items of all shards, as `read_items` does."""
-    return pa.concat_tables(read_items(workspace, plan, i) for i in range(plan.num_shards))
+    """Read the items of all shards; row i of the table is row i of the plan.
+
+    What is in no split (null) takes part in nothing: retired items, items whose label was removed
+    (-1), and the rows between shards, which have no item id either.
+    Raises: as `read_items`.
+    """
+    items = _in_rows(plan, ITEMS, lambda shard: read_items(workspace, plan, shard))
+    is_out = items["label"].to_numpy() < 0
+    is_out[read_retired(workspace, plan)] = True
+    split = pc.if_else(pa.array(is_out), None, items["split"])
+    return items.set_column(items.column_names.index("split"), "split", split)
+
+
+def _in_rows(plan: Plan, schema: pa.Schema, read: Callable[[int], pa.Table]) -> pa.Table:
+    """Return the tables of all shards, with a row for each row between two shards.
+
+    Such a row is null, but for its number, -1 in place of other numbers, and False.
+    """
+    nullable = pa.schema([field.with_nullable(True) for field in schema])
+    tables = []
+    for shard in range(plan.num_shards):
+        tables.append(read(shard).cast(nullable))
+        stop = plan.shard_range(shard)[1]
+        following = (shard + 1) * plan.shard_rows
+        if shard + 1 < plan.num_shards and stop < following:
+            tables.append(_no_items(np.arange(stop, following), nullable))
+    return pa.concat_tables(tables)
+
+
+def _no_items(rows: Int64[np.ndarray, " n"], schema: pa.Schema) -> pa.Table:
+    columns = {}
+    for field in schema:
+        if field.name == "row":
+            column = pa.array(rows)
+        elif pa.types.is_integer(field.type):
+            column = pa.array(np.full(len(rows), -1), field.type)
+        elif pa.types.is_boolean(field.type):
+            column = pa.array(np.zeros(len(rows), bool))
+        else:
+            column = pa.nulls(len(rows), field.type)
+        columns[field.name] = column
+    return pa.table(columns, schema=schema)
+
+
+def read_retired(workspace: Storage, plan: Plan) -> Int64[np.ndarray, " n"]:
+    """Read the rows of the items that are no longer in the catalog.
+
+    Raises: CacheCorruptError if the table is missing or not the planned one.
+    """
+    if not plan.retired_table:
+        return np.empty(0, np.int64)
+    table = _planned_table(workspace, RETIRED_TABLE, plan.retired_table)
+    return table["row"].to_numpy()
 
 
 def read_labels(workspace: Storage, plan: Plan) -> pa.Table:

@@ -265,8 +265,7 @@ def _miscounted(name: str, rows: pa.Table, commit: ShardCommit) -> list[str]:
 
 def _chunk(plan: Plan, modality: str, chunk: int) -> str:
     """Name a chunk's file and its rows."""
-    start = chunk * plan.chunk_rows
-    stop = min(start + plan.chunk_rows, plan.num_items)
+    start, stop = plan.chunk_span(chunk)
     return f"{chunk_name(modality, chunk)} (rows {start} to {stop - 1})"
 
 

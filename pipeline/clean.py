@@ -49,7 +49,6 @@ from pipeline.items import check_unchanged, scan
 from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
 from schemas.clean import EXACT, LABEL, MISMATCH, NEAR, CleanConfig
-from schemas.configs import digest
 from schemas.errors import CleanError, PipelineError
 from schemas.plan import Plan
 from schemas.tables import SPLITS
@@ -112,12 +111,14 @@ def clean(workspace: Storage, plan: Plan, config: CleanConfig, *, device: str = 
     )
     made_from = {
         "cache_sha256": cache.sha256(),
-        "items_sha256": digest(list(plan.items_tables)),
+        "items_sha256": plan.items_sha256(),
     }
     names = read_labels(workspace, plan)
+    live = table.filter(pa.array(catalog.is_live))
+    labels, splits = catalog.labels[catalog.is_live], catalog.splits[catalog.is_live]
     tables = (
-        reasons_table(table, catalog.labels, catalog.splits, found.recall),
-        categories_table(table, catalog.labels, names),
+        reasons_table(live, labels, splits, found.recall),
+        categories_table(live, labels, names),
     )
     chosen = sections(table, catalog.labels, found.exact, found.near, config)
     files = [CLEAN_TABLE, _REPORT]
@@ -150,13 +151,13 @@ def _find(cache: Cache, plan: Plan, catalog: "_Catalog", config: CleanConfig) ->
     exact = exact_pairs(_content_keys(plan, catalog))
     is_copy = np.zeros(len(catalog.labels), bool)
     is_copy[exact.other] = True
-    is_placeholder = _has_placeholder(catalog.rows, is_copy)
-    rows = np.flatnonzero(catalog.has_both & ~is_copy & ~is_placeholder)
+    is_placeholder = _has_placeholder(catalog.rows, is_copy | ~catalog.is_live)
+    rows = np.flatnonzero(catalog.is_live & catalog.has_both & ~is_copy & ~is_placeholder)
     near, recall = _near_pairs(cache, rows, config)
-    cosine = catalog.rows["image_title_cosine"].to_numpy()
+    cosine = np.where(catalog.is_live, catalog.rows["image_title_cosine"].to_numpy(), np.nan)
     is_mismatch = mismatches(cosine, catalog.labels, config)
     group = groups_of(len(catalog.labels), exact, near)
-    stays = group < 0
+    stays = catalog.is_live & (group < 0)
     stays[kept_of_groups(group, catalog.labels, catalog.splits, ~is_mismatch)] = True
     reason, score = _reasons(group, stays, exact, near)
     reason[is_mismatch & stays] = MISMATCH
@@ -188,7 +189,8 @@ class _Catalog:
         )
         self.labels: Int64[np.ndarray, " N"] = self.items["label"].to_numpy().astype(np.int64)
         splits = pc.index_in(self.items["split"], value_set=pa.array(SPLITS))
-        self.splits: Int64[np.ndarray, " N"] = splits.to_numpy().astype(np.int64)
+        self.splits: Int64[np.ndarray, " N"] = splits.fill_null(-1).to_numpy().astype(np.int64)
+        self.is_live: Bool[np.ndarray, " N"] = self.splits >= 0
         self.has_both: Bool[np.ndarray, " N"] = (
             self.rows["image_ok"].to_numpy() & self.rows["title_ok"].to_numpy()
         )
@@ -296,7 +298,7 @@ def _content_keys(plan: Plan, catalog: _Catalog) -> Int64[np.ndarray, " N"]:
     picture = _numbers(catalog.rows["image_sha256"])
     has_title = catalog.rows["title_sha256"].is_valid().to_numpy()
     counts = np.bincount(picture[picture >= 0], minlength=1)
-    rows = np.flatnonzero((picture >= 0) & has_title)
+    rows = np.flatnonzero(catalog.is_live & (picture >= 0) & has_title)
     rows = rows[counts[picture[rows]] > 1]
     if len(rows):
         titles = pa.array(_titles(plan, catalog, rows)).dictionary_encode().indices.to_numpy()

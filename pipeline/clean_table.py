@@ -46,7 +46,7 @@ def write_clean(
 
     Args:
         workspace: where to.
-        table: in the schema CLEAN, a row for each item of the plan.
+        table: in the schema CLEAN, with all rows of the plan.
         config: with which options it was made.
         made_from: hashes of the cache and of the items tables.
     """
@@ -56,13 +56,13 @@ def write_clean(
     workspace.write(CLEAN_TABLE, parquet_bytes(table))
 
 
-def read_clean(workspace: Storage, made_from: dict[str, str], num_items: int) -> Kept | None:
+def read_clean(workspace: Storage, made_from: dict[str, str], num_rows: int) -> Kept | None:
     """Return which items stay; None if `clean` never ran.
 
     Args:
         workspace: where it is.
         made_from: hashes of the cache and of the items tables as they are now.
-        num_items: N, of the plan.
+        num_rows: N, of the plan.
     Raises: CleanError if it is damaged, or was made from another cache or other items.
     """
     where = workspace.where(CLEAN_TABLE)
@@ -71,7 +71,7 @@ def read_clean(workspace: Storage, made_from: dict[str, str], num_items: int) ->
     except FileNotFoundError:
         return None
     try:
-        keep, found = _opened(data, num_items)
+        keep, found = _opened(data, num_rows)
     except (pa.ArrowException, LookupError, TypeError, ValueError, OSError) as error:
         raise CleanError(f"cannot be read: {error}", where=where, fix=_FIX) from error
     changed = [name for name in made_from if found.get(name) != made_from[name]]
@@ -82,7 +82,7 @@ def read_clean(workspace: Storage, made_from: dict[str, str], num_items: int) ->
     return Kept(keep)
 
 
-def _opened(data: bytes, num_items: int) -> tuple[Bool[np.ndarray, " N"], dict[str, str]]:
+def _opened(data: bytes, num_rows: int) -> tuple[Bool[np.ndarray, " N"], dict[str, str]]:
     """Return the column `keep` and what the table was made from."""
     table = parquet_table(data)
     record = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
@@ -90,6 +90,6 @@ def _opened(data: bytes, num_items: int) -> tuple[Bool[np.ndarray, " N"], dict[s
         raise ValueError("its metadata do not say what it was made from")
     made_from: dict[str, str] = dict(record["made_from"])
     table = table.select(CLEAN.names).cast(CLEAN)
-    if not np.array_equal(table["row"].to_numpy(), np.arange(num_items)):
-        raise ValueError(f"its rows are not those of the plan's {num_items:,} items, in order")
+    if not np.array_equal(table["row"].to_numpy(), np.arange(num_rows)):
+        raise ValueError(f"its rows are not those of the plan's {num_rows:,} rows, in order")
     return table["keep"].to_numpy(), made_from

@@ -8,7 +8,6 @@ two. Cost at 12M items: one decode and two forward passes for each distinct pict
 B batch, D embedding width, R rows of a chunk, H, W height and width in pixels.
 """
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from cache.storage import Storage
 from cache.writer import ShardWriter
 from pipeline.decode_pool import TASK_PICTURES, Decoded, DecodePool, JpegDecoder
 from pipeline.item_contents import NUM_READERS, ReadItem, map_ahead, read_item
-from pipeline.items import CatalogWatch, RawItem, read_rows
+from pipeline.items import CatalogWatch, read_places
 from pipeline.progress import Progress
 from schemas.commit import ShardCommit
 from schemas.plan import EncoderSpec, Plan
@@ -239,7 +238,9 @@ class _ShardRun:
             pictures: list[bytes] = []
             contents: list[_Content] = []
             num_items = 0
-            raw_items = _raw_items(self._plan, self._items.slice(start, stop - start))
+            items = self._items.slice(start, stop - start)
+            places = (items[name].to_numpy() for name in ("source_file", "source_row"))
+            raw_items = read_places(self._plan.items, *places)
             for row, item in enumerate(map_ahead(readers, read_item, raw_items), start):
                 num_items += 1
                 if content := self._add(chunk, item, row):
@@ -391,17 +392,6 @@ def _error(item: ReadItem, image: _Content | None, title: _Content | None) -> st
         "title": title.error if title else item.title_error,
     }
     return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason) or None
-
-
-def _raw_items(plan: Plan, items: pa.Table) -> Iterator[RawItem]:
-    """Yield the catalog's items; within a file its rows follow one another."""
-    files = items["source_file"].to_numpy()
-    rows = items["source_row"].to_numpy()
-    borders = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
-    for start, stop in itertools.pairwise(borders):
-        first, last = int(rows[start]), int(rows[stop - 1])
-        for batch in read_rows(plan.items, int(files[start]), first, last + 1):
-            yield from batch
 
 
 def _without_picture(item: ReadItem) -> ReadItem:

@@ -90,7 +90,7 @@ def export_embeddings(
 
 def _export_matrices(cache: Cache, plan: Plan, shard: int, out: Storage, dtype: str) -> int:
     """Write a shard's two .npy files; return how many bytes of embeddings they hold."""
-    is_here = np.zeros(plan.num_items, bool)
+    is_here = np.zeros(plan.num_rows, bool)
     is_here[slice(*plan.shard_range(shard))] = True
     num_bytes = 0
     for name, below in FOLDERS.items():

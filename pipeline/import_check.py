@@ -19,7 +19,7 @@ from cache.storage import Storage
 from pipeline.embed_shard import EncoderLike
 from pipeline.embedding_files import Source
 from pipeline.embedding_rows import OK, gather, to_float32
-from pipeline.items import PictureFile, RawItem, check_unchanged, read_rows
+from pipeline.items import PictureFile, RawItem, check_unchanged, read_places
 from pipeline.pictures import PictureError, load
 from schemas.errors import SpecMismatchError
 from schemas.plan import Plan
@@ -94,13 +94,7 @@ def _read_sample(workspace: Storage, plan: Plan, rows: Int[np.ndarray, " n"]) ->
     items = pa.concat_tables(tables)
     files, places = items["source_file"].to_numpy(), items["source_row"].to_numpy()
     check_unchanged(plan.items, np.unique(files).tolist())
-    borders = np.flatnonzero((np.diff(files) != 0) | (np.diff(places) != 1)) + 1
-    found: list[RawItem] = []
-    for run in np.split(np.arange(len(items)), borders):
-        first, last = int(places[run[0]]), int(places[run[-1]])
-        for batch in read_rows(plan.items, int(files[run[0]]), first, last + 1):
-            found += batch
-    return found
+    return list(read_places(plan.items, files, places))
 
 
 def _pixels(item: RawItem, plan: Plan) -> UInt8[np.ndarray, "H W 3"] | None:

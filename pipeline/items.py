@@ -6,6 +6,7 @@ catalog's size.
 """
 
 import errno
+import itertools
 import os
 import re
 import stat
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Bool, Int
 
 from pipeline import tables, webdataset
 from pipeline.locations import (
@@ -31,7 +34,8 @@ from pipeline.webdataset import MAX_PICTURE_BYTES, is_tar
 from schemas.errors import CatalogError, SourceChangedError
 from schemas.plan import ItemsSource, SourceFile
 
-BATCH_BYTES = 64 << 20  # of pictures out of a tar
+BATCH_BYTES = 64 << 20  # of pictures
+_MAX_GAP_ROWS = 4096  # read over rather than opening the file again
 _URL = r"^[a-z][a-z0-9+.-]*://"
 
 
@@ -135,11 +139,9 @@ def find_items(
             where=place,
             fix="give all files the same columns",
         )
-    return ItemsSource(
-        files=tuple(_describe(file) for file in files),
-        root=_image_root(folder, root),
-        has_image_bytes=has_bytes.pop(),
-    )
+    root = _image_root(folder, root)
+    has_image_bytes = has_bytes.pop()
+    return ItemsSource(files=tuple(_describe(file, root, has_image_bytes) for file in files))
 
 
 def _image_root(folder: str, root: str | Path | None) -> str:
@@ -152,10 +154,17 @@ def _image_root(folder: str, root: str | Path | None) -> str:
     return place
 
 
-def _describe(file: str) -> SourceFile:
+def _describe(file: str, root: str, has_image_bytes: bool) -> SourceFile:
     num_rows, sha256 = (webdataset if is_tar(file) else tables).describe(file)
     with reading(file):
-        return SourceFile(path=file, num_bytes=num_bytes(file), num_rows=num_rows, sha256=sha256)
+        return SourceFile(
+            path=file,
+            num_bytes=num_bytes(file),
+            num_rows=num_rows,
+            sha256=sha256,
+            root=root,
+            has_image_bytes=has_image_bytes,
+        )
 
 
 def check_unchanged(source: ItemsSource, numbers: Iterable[int] | None = None) -> None:
@@ -168,10 +177,10 @@ def check_unchanged(source: ItemsSource, numbers: Iterable[int] | None = None) -
     Raises: SourceChangedError naming the file and what differs; CatalogError if a file or the
         file system of the image root cannot be reached.
     """
-    if is_url(source.root):
-        filesystem(source.root)
     for number in range(len(source.files)) if numbers is None else numbers:
         file = source.files[number]
+        if is_url(file.root):
+            filesystem(file.root)
         problem = _change(file)
         if problem:
             raise SourceChangedError(
@@ -232,7 +241,7 @@ def scan(source: ItemsSource, *, is_labeled: bool = True) -> Iterator[tuple[int,
     Raises: CatalogError on ids that are not UTF-8, image URLs or broken files.
     """
     for number, file in enumerate(source.files):
-        for batch in _scanned(file.path, source, is_labeled=is_labeled):
+        for batch in _scanned(file, is_labeled=is_labeled):
             columns = {
                 name: tables.as_binary(batch[name])
                 if name == "title"
@@ -240,7 +249,7 @@ def scan(source: ItemsSource, *, is_labeled: bool = True) -> Iterator[tuple[int,
                 for name in batch.schema.names
             }
             if "image_path" in columns:
-                _refuse_urls(columns["image_path"], file.path, source.root)
+                _refuse_urls(columns["image_path"], file.path, file.root)
             if "split" in columns:  # a blank cell of a CSV
                 split = columns["split"]
                 columns["split"] = pc.if_else(pc.equal(split, ""), None, split)
@@ -249,14 +258,14 @@ def scan(source: ItemsSource, *, is_labeled: bool = True) -> Iterator[tuple[int,
             yield number, pa.RecordBatch.from_pydict(columns)
 
 
-def _scanned(file: str, source: ItemsSource, *, is_labeled: bool) -> Iterator[pa.RecordBatch]:
-    if is_tar(file):
-        return webdataset.batches(file, is_labeled=is_labeled)
+def _scanned(file: SourceFile, *, is_labeled: bool) -> Iterator[pa.RecordBatch]:
+    if is_tar(file.path):
+        return webdataset.batches(file.path, is_labeled=is_labeled)
     wanted = [*tables.REQUIRED_COLUMNS, "split"]
-    if not source.has_image_bytes:
+    if not file.has_image_bytes:
         wanted.append("image_path")
-    found = tables.column_names(file, is_labeled=is_labeled)
-    return tables.batches(file, [name for name in wanted if name in found])
+    found = tables.column_names(file.path, is_labeled=is_labeled)
+    return tables.batches(file.path, [name for name in wanted if name in found])
 
 
 def _as_string(batch: pa.RecordBatch, name: str, file: str) -> pa.Array:
@@ -302,6 +311,31 @@ def named_items(source: ItemsSource) -> Iterator[tuple[str | None, RawItem]]:
                 yield next(ids), item
 
 
+def read_places(
+    source: ItemsSource, files: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"]
+) -> Iterator[RawItem]:
+    """Yield items from anywhere in a catalog, in the order asked for.
+
+    Reads stretches of rising rows of a file in one go, and over small gaps.
+
+    Args:
+        source: the planned catalog.
+        files: positions in source.files.
+        rows: within these files.
+    Raises: CatalogError if a file is broken.
+    """
+    step = np.diff(rows)
+    is_border = (np.diff(files) != 0) | (step <= 0) | (step > _MAX_GAP_ROWS)
+    borders = [0, *(np.flatnonzero(is_border) + 1).tolist(), len(rows)]
+    for start, stop in itertools.pairwise(borders):
+        if start == stop:
+            continue
+        first, last = int(rows[start]), int(rows[stop - 1])
+        is_wanted = np.zeros(last + 1 - first, bool)
+        is_wanted[rows[start:stop] - first] = True
+        yield from _read(source.files[int(files[start])], first, last + 1, is_wanted)
+
+
 def read_rows(
     source: ItemsSource, source_file: int, start: int, stop: int
 ) -> Iterator[list[RawItem]]:
@@ -314,29 +348,32 @@ def read_rows(
         stop: the row after the last.
     Raises: CatalogError if the file is broken.
     """
-    file = source.files[source_file].path
-    if is_tar(file):
-        yield from _tar_rows(file, start, stop)
-        return
-    for part in tables.rows(file, start, stop, has_image_bytes=source.has_image_bytes):
-        yield [
-            _raw_item(title, None, *_picture(image, path, source.root))
-            for title, image, path in part
-        ]
-
-
-def _tar_rows(file: str, start: int, stop: int) -> Iterator[list[RawItem]]:
+    is_wanted = np.ones(max(stop - start, 0), bool)
     batch: list[RawItem] = []
     size = 0
-    for sample in webdataset.rows(file, start, stop):
-        item = _raw_item(sample.title, sample.title_error, sample.image, sample.image_error)
+    for item in _read(source.files[source_file], start, stop, is_wanted):
         batch.append(item)
-        size += len(sample.image or b"")
+        size += len(item.image) if isinstance(item.image, bytes) else 0
         if len(batch) == tables.READ_ROWS or size > BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _read(
+    file: SourceFile, start: int, stop: int, is_wanted: Bool[np.ndarray, " R"]
+) -> Iterator[RawItem]:
+    """Yield the wanted ones among rows start..stop of a file."""
+    if is_tar(file.path):
+        samples = webdataset.rows(file.path, start, stop)
+        for sample in itertools.compress(samples, is_wanted):
+            yield _raw_item(sample.title, sample.title_error, sample.image, sample.image_error)
+        return
+    parts = tables.rows(file.path, start, stop, has_image_bytes=file.has_image_bytes)
+    found = itertools.chain.from_iterable(parts)
+    for title, image, path in itertools.compress(found, is_wanted):
+        yield _raw_item(title, None, *_picture(image, path, file.root))
 
 
 def _raw_item(

@@ -7,7 +7,6 @@ Row order is the catalog's; row i of every later array is item i of the plan, fo
 N items, C labels.
 """
 
-import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -15,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Int
 
 from cache.layout import LABELS_TABLE, chunk_num_bytes, items_name, parquet_bytes
@@ -24,22 +21,29 @@ from cache.reader import PLAN, read_items, read_plan
 from cache.reader import read_labels as read_planned_labels
 from cache.storage import Storage
 from pipeline.encoder import load_encoder, resolve
-from pipeline.items import PictureFile, find_items, read_rows, scan
-from pipeline.labels import duplicates, label_prompts, labels_sha256, read_labels
+from pipeline.items import find_items
+from pipeline.labels import labels_sha256, read_labels
 from pipeline.locations import absolute
-from pipeline.progress import Progress, duration
+from pipeline.plan_tables import (
+    Scanned,
+    check_texts,
+    items_table,
+    labels_file,
+    look_at_pictures,
+    scan_catalog,
+)
+from pipeline.progress import duration
 from pipeline.splits import assign_splits
 from pipeline.text_table import TextTable
 from schemas.configs import differing_fields, to_dict, to_json
 from schemas.errors import (
     CacheCorruptError,
-    CatalogError,
     ConfigError,
     PlanMismatchError,
     PlanNotFoundError,
 )
-from schemas.plan import ItemsSource, Plan
-from schemas.tables import ITEMS, LABELS, SPLITS
+from schemas.plan import Plan, even_shards
+from schemas.tables import SPLITS
 
 logger = logging.getLogger(__name__)
 
@@ -97,18 +101,6 @@ class PlanReport:
         return TextTable(title=title, columns=("", "found"), rows=rows, align="left")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scanned:
-    """The catalog's columns, checked."""
-
-    item_ids: pa.Array
-    labels: Int[np.ndarray, " N"]
-    source_file: Int[np.ndarray, " N"]
-    source_row: Int[np.ndarray, " N"]
-    given_split: pa.Array | None
-    shards: tuple[str, ...]
-
-
 def make_plan(
     workspace: Storage,
     *,
@@ -150,21 +142,20 @@ def make_plan(
     _check_sizes(shard_rows, chunk_rows)
     workspace.check_writable()
     label_table = read_labels(labels)
-    _check_texts(label_prompts(label_table, label_text), allow_duplicate_names, labels)
+    check_texts(label_table, label_text, allow_duplicate_names=allow_duplicate_names, path=labels)
     source = find_items(items, items_root)
-    _look_at_pictures(source)
+    look_at_pictures(source)
     encoder_spec = replace(resolve(model, pretrained), decode=decode)
     encoder = load_encoder(encoder_spec, device)
-    scanned = _scan(source, label_table, shard_rows, limit)
+    scanned = scan_catalog(source, label_table, shard_rows, limit)
     splits = assign_splits(scanned.item_ids, scanned.labels, seed=seed, given=scanned.given_split)
     counts = np.bincount(scanned.labels, minlength=len(label_table))
-    labels_file = _labels_file(label_table, counts)
+    labels_bytes = labels_file(label_table, counts)
     plan = Plan(
         items=source,
         labels_path=absolute(labels),
         labels_sha256=labels_sha256(label_table),
         label_text=label_text,
-        num_items=len(scanned.labels),
         num_labels=len(label_table),
         limit=limit,
         encoder=encoder_spec,
@@ -172,15 +163,16 @@ def make_plan(
         shard_rows=shard_rows,
         chunk_rows=chunk_rows,
         seed=seed,
+        shard_items=even_shards(len(scanned.labels), shard_rows),
         shards=scanned.shards,
         items_tables=tuple(
             hashlib.sha256(file).hexdigest() for file in _items_files(scanned, splits, shard_rows)
         ),
-        labels_table=hashlib.sha256(labels_file).hexdigest(),
+        labels_table=hashlib.sha256(labels_bytes).hexdigest(),
     )
     is_new = _differs(workspace, plan, force=force)
     if is_new:
-        _write(workspace, plan, _items_files(scanned, splits, shard_rows), labels_file)
+        _write(workspace, plan, _items_files(scanned, splits, shard_rows), labels_bytes)
     if num_empty := int((counts == 0).sum()):
         logger.warning("%d of %d labels have no items", num_empty, plan.num_labels)
     for code, name in enumerate(SPLITS):
@@ -202,25 +194,6 @@ def _gigabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:,.2f} GB"
 
 
-def _look_at_pictures(source: ItemsSource) -> None:
-    """Warn at once if not even the first pictures are there: a wrong root costs a night."""
-    if source.has_image_bytes:
-        return
-    first = next(read_rows(source, 0, 0, min(_LOOKED_AT, source.files[0].num_rows)), [])
-    pictures = [item.image for item in first if isinstance(item.image, PictureFile)]
-    for picture in pictures:
-        with contextlib.suppress(OSError):
-            picture.read()
-            return
-    if pictures:
-        logger.warning(
-            "none of the first %d pictures can be read, such as %s below %s; see --items-root",
-            len(pictures),
-            pictures[0].path,
-            source.root,
-        )
-
-
 def _check_sizes(shard_rows: int, chunk_rows: int) -> None:
     if chunk_rows < 1 or shard_rows < 1 or shard_rows % chunk_rows:
         raise ConfigError(
@@ -230,138 +203,16 @@ def _check_sizes(shard_rows: int, chunk_rows: int) -> None:
         )
 
 
-def _check_texts(
-    prompts: list[tuple[str, ...]], allow_duplicate_names: bool, path: str | Path
-) -> None:
-    repeated = duplicates(prompts)  # labels that share all their texts share their embedding
-    if repeated and not allow_duplicate_names:
-        raise CatalogError(
-            f"{len(repeated)} label texts occur more than once: "
-            + ", ".join(repr(texts[0]) for texts in repeated[:3]),
-            where=str(path),
-            fix="tell them apart with --label-text path, or pass --allow-duplicate-names",
-        )
-
-
-def _scan(
-    source: ItemsSource, label_table: pa.Table, shard_rows: int, limit: int | None
-) -> _Scanned:
-    """Read ids, labels and splits of all items, and hash what each shard is made from."""
-    label_ids = label_table["label_id"].combine_chunks()
-    item_ids, label_parts, given, files, rows, hashes = [], [], [], [], [], _ShardHashes(shard_rows)
-    unknown: list[str] = []
-    num_unknown = num_no_id = num_rows = 0
-    total = sum(file.num_rows for file in source.files)
-    with Progress("plan", min(total, limit or total)) as progress:
-        for number, first_row, batch in _numbered(source, limit):
-            labels = pc.index_in(batch["label_id"], value_set=label_ids)
-            bad = batch["label_id"].filter(pc.is_null(labels)).to_pylist()
-            num_unknown += len(bad)
-            unknown += [repr(value) for value in bad[: 3 - len(unknown)]]
-            num_no_id += pc.sum(pc.equal(pc.binary_length(batch["item_id"]), 0)).as_py() or 0
-            num_no_id += batch["item_id"].null_count
-            item_ids.append(batch["item_id"])
-            label_parts.append(labels.fill_null(0).to_numpy(zero_copy_only=False))
-            given.append(batch["split"] if "split" in batch.schema.names else None)
-            files.append(np.full(len(batch), number, np.int32))
-            rows.append(np.arange(first_row, first_row + len(batch), dtype=np.int64))
-            hashes.update(batch, source.files[number].sha256, first_row)
-            num_rows += len(batch)
-            progress.update(len(batch))
-    ids = pa.concat_arrays(item_ids) if item_ids else pa.array([], pa.string())
-    where = ", ".join(file.path for file in source.files[:3])
-    _check_items(num_rows, num_no_id, num_unknown, unknown, ids, where)
-    has_split = all(part is not None for part in given)
-    return _Scanned(
-        item_ids=ids,
-        labels=np.concatenate(label_parts).astype(np.int32),
-        source_file=np.concatenate(files),
-        source_row=np.concatenate(rows),
-        given_split=pa.concat_arrays(given) if has_split else None,
-        shards=hashes.digests(),
-    )
-
-
-def _numbered(source: ItemsSource, limit: int | None) -> Iterator[tuple[int, int, pa.RecordBatch]]:
-    """Yield file number, first row within the file and rows, up to the limit."""
-    file_now, row, num_left = 0, 0, limit
-    for number, batch in scan(source):
-        if number != file_now:
-            file_now, row = number, 0
-        if num_left is not None:
-            batch = batch.slice(0, num_left)
-            num_left -= len(batch)
-        if len(batch):
-            yield number, row, batch
-        row += len(batch)
-        if num_left == 0:
-            return
-
-
-def _check_items(
-    num_rows: int, num_no_id: int, num_unknown: int, unknown: list[str], ids: pa.Array, where: str
-) -> None:
-    if num_rows == 0:
-        raise CatalogError("the catalog has no items", where=where, fix="give it at least one")
-    if num_no_id:
-        raise CatalogError(
-            f"{num_no_id} items have no item_id", where=where, fix="give each a unique item_id"
-        )
-    if num_unknown:
-        raise CatalogError(
-            f"{num_unknown} items have a label_id that is not in the labels: " + ", ".join(unknown),
-            where=where,
-            fix="add these labels, or leave these items out",
-        )
-    if pc.count_distinct(ids).as_py() < len(ids):
-        counts = pc.value_counts(ids)
-        repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        shown = ", ".join(map(repr, repeated[:3].to_pylist()))
-        raise CatalogError(
-            f"{len(repeated)} item ids occur more than once: {shown}",
-            where=where,
-            fix="give each item its own item_id",
-        )
-
-
-class _ShardHashes:
-    """One sha256 per shard over its items' ids, titles and picture sources."""
-
-    def __init__(self, shard_rows: int) -> None:
-        self._shard_rows, self._num_rows = shard_rows, 0
-        self._hashes: list[hashlib._Hash] = []
-
-    def update(self, batch: pa.RecordBatch, file_sha256: str, first_row: int) -> None:
-        """Add the next items of the plan."""
-        ids = batch["item_id"].to_pylist()
-        titles = batch["title"].to_pylist()
-        if "image_path" in batch.schema.names:
-            sources = batch["image_path"].to_pylist()
-        else:
-            sources = [f"{file_sha256} {first_row + row}" for row in range(len(batch))]
-        for item_id, title, picture in zip(ids, titles, sources, strict=True):
-            if self._num_rows % self._shard_rows == 0:
-                self._hashes.append(hashlib.sha256())
-            for part in (
-                str(item_id).encode(),
-                title,
-                None if picture is None else picture.encode(),
-            ):
-                # The length in front keeps ("ab", "c") and ("a", "bc") apart.
-                self._hashes[-1].update(b"-" if part is None else b"%d:%b" % (len(part), part))
-            self._num_rows += 1
-
-    def digests(self) -> tuple[str, ...]:
-        """Return the shards' hashes in hex."""
-        return tuple(each.hexdigest() for each in self._hashes)
-
-
 def _differs(workspace: Storage, plan: Plan, *, force: bool) -> bool:
     """Say whether the plan has to be written; refuse to replace another without `force`."""
     try:
         old = read_plan(workspace)
     except PlanNotFoundError:
         return True
+    except ConfigError:  # damaged, or of another version
+        if force:
+            return True
+        raise
     differing = differing_fields(to_dict(old), to_dict(plan))
     if differing and not force:
         raise PlanMismatchError(
@@ -385,27 +236,20 @@ def _tables_are_there(workspace: Storage, plan: Plan) -> bool:
 
 
 def _items_files(
-    scanned: _Scanned, splits: Int[np.ndarray, " N"], shard_rows: int
+    scanned: Scanned, splits: Int[np.ndarray, " N"], shard_rows: int
 ) -> Iterator[bytes]:
     """Yield the items table of each shard as a Parquet file."""
-    split_names = pa.array(SPLITS)
-    for start in range(0, len(scanned.labels), shard_rows):
-        rows = slice(start, min(start + shard_rows, len(scanned.labels)))
-        columns = {
-            "row": np.arange(rows.start, rows.stop),
-            "item_id": scanned.item_ids[rows],
-            "source_file": scanned.source_file[rows],
-            "source_row": scanned.source_row[rows],
-            "label": scanned.labels[rows],
-            "split": split_names.take(pa.array(splits[rows])),
-        }
-        yield parquet_bytes(pa.table(columns).cast(ITEMS))
-
-
-def _labels_file(label_table: pa.Table, counts: Int[np.ndarray, " C"]) -> bytes:
-    numbers = pa.array(np.arange(len(label_table)), pa.int32())
-    labels = label_table.add_column(0, "label", numbers)
-    return parquet_bytes(labels.append_column("count", pa.array(counts)).cast(LABELS))
+    for start in range(0, len(scanned), shard_rows):
+        part = slice(start, start + shard_rows)
+        table = items_table(
+            np.arange(start, min(start + shard_rows, len(scanned))),
+            item_ids=scanned.item_ids[part],
+            source_file=scanned.source_file[part],
+            source_row=scanned.source_row[part],
+            labels=scanned.labels[part],
+            splits=splits[part],
+        )
+        yield parquet_bytes(table)
 
 
 def _write(

@@ -27,7 +27,6 @@ from pipeline.ranks import ALONE, Ranks
 from pipeline.residency import DEVICE, STREAM, choose_residency
 from pipeline.splits import TEST, TRAIN, VAL
 from pipeline.taxonomy import Taxonomy
-from schemas.configs import digest
 from schemas.errors import CacheCorruptError, FitError
 from schemas.graph import NeighborGraph
 from schemas.plan import Plan
@@ -87,10 +86,11 @@ class FitData:
                 fix="run `python cli.py embed --all --redo`",
             )
         image_ok, title_ok = rows["image_ok"].to_numpy(), rows["title_ok"].to_numpy()
-        codes = pc.index_in(items["split"], value_set=pa.array(SPLITS)).to_numpy()
+        codes = pc.index_in(items["split"], value_set=pa.array(SPLITS))
+        codes = codes.fill_null(_LEFT_OUT).to_numpy()
         made_from = {
             "cache_sha256": self.cache.sha256(),
-            "items_sha256": digest(list(plan.items_tables)),
+            "items_sha256": plan.items_sha256(),
         }
         kept = read_clean(workspace, made_from, len(codes)) if clean else None
         self._is_cleaned = kept is not None

@@ -1,7 +1,10 @@
 """The plan: what stage one embeds, with which encoder, cut into which shards.
 
-`python cli.py plan` writes it once; every later stage reads it. Its size is about 120 bytes a
-shard: 22 kB at 12M items in 184 shards.
+`python cli.py plan` writes it and grows it when the catalog changes; every later stage reads it.
+Its size is about 130 bytes a shard: 24 kB at 12M items in 184 shards.
+
+Shard s has the rows from s * shard_rows on. One that was not filled when it was planned never will
+be, as committed shards are left alone: the rows up to the next shard belong to no item.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +28,10 @@ class SourceFile:
     """Of the whole file (CSV), of its footer, which holds every column's place (Parquet), or of its
     members' names, sizes and offsets (tar), which do not tell a picture overwritten in place by
     another of the same size."""
+    root: str
+    """Absolute folder or URL that relative image paths start from and may not leave."""
+    has_image_bytes: bool
+    """True: the column `image` or a tar holds encoded pictures. False: `image_path` names files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +40,6 @@ class ItemsSource:
 
     files: tuple[SourceFile, ...]
     """In plan order: row order is file order, then order within the file."""
-    root: str
-    """Absolute folder or URL that relative image paths start from and may not leave."""
-    has_image_bytes: bool
-    """True: the column `image` or a tar holds encoded pictures. False: `image_path` names files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +128,6 @@ class Plan:
     label_text: str
     """What is embedded for a label: `name`, `path`, or a template with {name} or {path}; or several
     of these with " | " between, whose embeddings are averaged."""
-    num_items: int
-    """N."""
     num_labels: int
     """C."""
     limit: int | None
@@ -136,11 +137,13 @@ class Plan:
     spec_id: str
     """encoder.spec_id(), repeated for readers of the file."""
     shard_rows: int = 65536
-    """Items per shard; the last shard may have fewer."""
+    """Most items of a shard, and the distance from one's first row to the next one's."""
     chunk_rows: int = 16384
     """Rows per chunk file; divides shard_rows."""
     seed: int = 0
     """Salt of the split hash."""
+    shard_items: tuple[int, ...] = field(repr=False)
+    """Per shard, how many items it has, retired ones too."""
     shards: tuple[str, ...] = field(repr=False)
     """Per shard, the sha256 of its items' ids, titles and picture sources: what an embedding is
     made from. Labels and splits are not in it."""
@@ -148,6 +151,9 @@ class Plan:
     """Per shard, the sha256 of its items table, with labels and splits."""
     labels_table: str
     """Sha256 of labels.parquet."""
+    retired_table: str = ""
+    """Sha256 of retired.parquet, which lists the rows of items that are no longer in the catalog;
+    empty if there are none."""
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
@@ -157,10 +163,11 @@ class Plan:
                 where="plan",
                 fix="choose --shard-rows as a multiple of --chunk-rows: a shard owns whole chunks",
             )
-        num_shards = -(-self.num_items // self.shard_rows)
-        if not len(self.shards) == len(self.items_tables) == num_shards:
+        each_full = all(0 < num <= self.shard_rows for num in self.shard_items)
+        if not (len(self.shards) == len(self.items_tables) == len(self.shard_items) and each_full):
             raise ConfigError(
-                f"{len(self.shards)} shards cannot hold {self.num_items} items",
+                f"{len(self.shards)} shards of up to {self.shard_rows} items cannot hold "
+                f"{self.num_items} in {len(self.shard_items)}",
                 where="plan",
                 fix="run `python cli.py plan ... --force` again",
             )
@@ -169,6 +176,20 @@ class Plan:
     def num_shards(self) -> int:
         """Number of shards."""
         return len(self.shards)
+
+    @property
+    def num_items(self) -> int:
+        """Items that were ever planned, retired ones too."""
+        return sum(self.shard_items)
+
+    @property
+    def num_rows(self) -> int:
+        """N, the length of the arrays: rows between shards count."""
+        return self.shard_range(self.num_shards - 1)[1] if self.num_shards else 0
+
+    def items_sha256(self) -> str:
+        """Return a hash of all ids, labels and splits, and of what is retired."""
+        return digest([*self.items_tables, self.retired_table])
 
     def shard_range(self, shard: int) -> tuple[int, int]:
         """Return the first row of a shard and the row after its last.
@@ -182,4 +203,15 @@ class Plan:
                 fix="run `python cli.py status` to see them",
             )
         start = shard * self.shard_rows
-        return start, min(start + self.shard_rows, self.num_items)
+        return start, start + self.shard_items[shard]
+
+    def chunk_span(self, chunk: int) -> tuple[int, int]:
+        """Return the first row of a chunk and the row after its last."""
+        start = chunk * self.chunk_rows
+        return start, min(start + self.chunk_rows, self.shard_range(start // self.shard_rows)[1])
+
+
+def even_shards(num_items: int, shard_rows: int) -> tuple[int, ...]:
+    """Return how many items each shard has when all but the last are full."""
+    starts = range(0, num_items, shard_rows)
+    return tuple(min(shard_rows, num_items - start) for start in starts)

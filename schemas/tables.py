@@ -20,10 +20,12 @@ ITEMS = pa.schema(
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("source_file", pa.int32(), nullable=False),  # position in plan.items.files
         pa.field("source_row", pa.int64(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),  # -1: its label was removed
         pa.field("split", pa.string(), nullable=False),
     ]
 )
+
+RETIRED = pa.schema([pa.field("row", pa.int64(), nullable=False)])  # rising
 
 ROWS = pa.schema(
     [
@@ -50,7 +52,7 @@ NEIGHBORS = pa.schema(
 CLEAN = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
-        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string()),  # null between shards, where there is no item
         pa.field("keep", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),  # of schemas.clean.REASONS; null: nothing found
         pa.field("group", pa.int64()),  # duplicates of each other; null: none

@@ -28,7 +28,7 @@ from cache.storage import LocalStorage
 from cache.writer import ShardWriter, write_labels
 from pipeline.embed import embed
 from schemas.configs import to_json
-from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess
+from schemas.plan import EncoderSpec, ItemsSource, Plan, Preprocess, even_shards
 from schemas.run import FitRuntime
 from schemas.tables import ITEMS, LABELS, ROWS
 
@@ -181,17 +181,17 @@ def fake_plan(
     spec = fake_spec(embed_dim)
     num_shards = -(-num_items // shard_rows)
     plan = Plan(
-        items=ItemsSource(files=(), root=workspace.location, has_image_bytes=True),
+        items=ItemsSource(files=()),
         labels_path="labels.csv",
         labels_sha256="0" * 64,
         label_text="name",
-        num_items=num_items,
         num_labels=num_labels,
         limit=None,
         encoder=spec,
         spec_id=spec.spec_id(),
         shard_rows=shard_rows,
         chunk_rows=chunk_rows,
+        shard_items=even_shards(num_items, shard_rows),
         shards=tuple(hashlib.sha256(b"%d" % i).hexdigest() for i in range(num_shards)),
         items_tables=("",) * num_shards,
         labels_table="",

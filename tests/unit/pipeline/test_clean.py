@@ -28,7 +28,6 @@ from pipeline.neighbors import write_neighbors
 from pipeline.plan import make_plan
 from pipeline.tensors import FitData
 from schemas.clean import EXACT, MISMATCH, NEAR, CleanConfig
-from schemas.configs import digest
 from schemas.errors import CleanError, ConfigError, FitError, WorkspaceError
 from schemas.plan import Plan
 from schemas.run import EvaluateConfig, FitConfig
@@ -251,7 +250,7 @@ def leave_out(workspace: LocalStorage, plan: Plan, rows: list[int]) -> None:
     }
     made_from = {
         "cache_sha256": Cache(workspace, plan).sha256(),
-        "items_sha256": digest(list(plan.items_tables)),
+        "items_sha256": plan.items_sha256(),
     }
     write_clean(workspace, pa.table(columns), CleanConfig(), made_from)
 
@@ -314,8 +313,8 @@ def test_a_stale_or_damaged_table_is_refused(workspace: LocalStorage, plan: Plan
         "stale: cache_sha256": parquet_bytes(stale.replace_schema_metadata(metadata)),
         "cannot be read": table[:100],
         "do not say what it was made from": parquet_bytes(stale.replace_schema_metadata(None)),
-        "not those of the plan's 300 items": parquet_bytes(stale.slice(0, 200)),
-        "items, in order": parquet_bytes(stale.take(list(reversed(range(300))))),
+        "not those of the plan's 300 rows": parquet_bytes(stale.slice(0, 200)),
+        "rows, in order": parquet_bytes(stale.take(list(reversed(range(300))))),
     }
     for what, data in cases.items():
         workspace.write(CLEAN_TABLE, data)

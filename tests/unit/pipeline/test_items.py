@@ -17,7 +17,7 @@ from pipeline import items as items_module
 from pipeline import tables
 from pipeline.items import PictureFile, RawItem, check_unchanged, find_items, read_rows, scan
 from schemas.errors import CatalogError, SourceChangedError
-from schemas.plan import ItemsSource
+from schemas.plan import ItemsSource, SourceFile
 from tests.fakes import picture_bytes, write_catalog
 
 
@@ -65,7 +65,7 @@ def test_parquet_with_bytes_gives_titles_and_pictures(tmp_path: Path) -> None:
     """The form that GPU nodes read fastest."""
     items, _ = write_catalog(tmp_path, num_items=40)
     source = find_items(items, None)
-    assert source.has_image_bytes
+    assert source.files[0].has_image_bytes
     assert scanned(source, "item_id") == [f"item-{i:04d}" for i in range(40)]
     found = everything(source)
     assert [item.title for item in found] == [f"Acme thing {i % 4} no. {i}" for i in range(40)]
@@ -363,7 +363,7 @@ def test_hugging_face_pictures_are_bytes_or_else_files(tmp_path: Path) -> None:
     ]
     items, _ = write_catalog(tmp_path, num_items=7, image=image)
     source = find_items(items, None)
-    assert source.has_image_bytes
+    assert source.files[0].has_image_bytes
     found = everything(source)
     assert found[0].image == b"one"
     assert found[1].image == PictureFile(str(tmp_path.resolve()), "0001.png")
@@ -399,7 +399,7 @@ def test_a_glob_and_braces_name_the_files_to_read(tmp_path: Path) -> None:
     for pattern in ("part-*.parquet", "part-{008..011}.parquet", "part-0{08,09,1{0,1}}.parquet"):
         source = find_items(tmp_path / pattern, None)
         assert scanned(source, "item_id") == expected, pattern
-        assert source.root == str(tmp_path.resolve())
+        assert source.files[0].root == str(tmp_path.resolve())
     with pytest.raises(CatalogError, match=r"1 of 3 files do not exist: .*part-012") as caught:
         find_items(tmp_path / "part-{010..012}.parquet", None)
     assert caught.value.where == str(tmp_path / "part-{010..012}.parquet")
@@ -423,7 +423,7 @@ def test_a_catalog_in_a_store_reads_as_a_local_one(
     local, remote = find_items(items, None), find_items("memory://shop/items.parquet", None)
     assert remote.files[0].path == "memory://shop/items.parquet"
     assert remote.files[0].sha256 == local.files[0].sha256
-    assert remote.root == "memory://shop"
+    assert remote.files[0].root == "memory://shop"
     assert scanned(remote, "title") == scanned(local, "title")
     found, expected = everything(remote, 5, 30), everything(local, 5, 30)
     if not with_bytes:
@@ -444,7 +444,7 @@ def test_folders_and_globs_in_a_store_are_listed(
     for place in ("memory://shop", "memory://shop/", "memory://shop/*.parquet"):
         source = find_items(place, None)
         assert scanned(source, "item_id") == ["a", "b"]
-        assert source.root == "memory://shop"
+        assert source.files[0].root == "memory://shop"
     assert scanned(find_items("memory://shop/{b,a}.parquet", None), "item_id") == ["b", "a"]
     with pytest.raises(CatalogError, match="no items found"):
         find_items("memory://shop/missing.parquet", None)
@@ -485,7 +485,7 @@ def test_a_file_url_is_a_local_path(tmp_path: Path) -> None:
     """So that links out of the root are noticed there too."""
     items, _ = write_catalog(tmp_path, num_items=1, with_bytes=False)
     source = find_items(f"file://{items}", f"file://{tmp_path}")
-    assert (source.files[0].path, source.root) == (str(items), str(tmp_path.resolve()))
+    assert (source.files[0].path, source.files[0].root) == (str(items), str(tmp_path.resolve()))
 
 
 def test_a_store_whose_package_is_missing_says_what_to_install() -> None:
@@ -494,7 +494,15 @@ def test_a_store_whose_package_is_missing_says_what_to_install() -> None:
     with pytest.raises(CatalogError, match="absent:// needs a package") as caught:
         find_items("absent://bucket/items.parquet", None)
     assert caught.value.fix == "pip install absent_package"
-    source = ItemsSource(files=(), root="absent://bucket", has_image_bytes=False)
+    file = SourceFile(
+        path="items.parquet",
+        num_bytes=1,
+        num_rows=1,
+        sha256="",
+        root="absent://bucket",
+        has_image_bytes=False,
+    )
+    source = ItemsSource(files=(file,))
     with pytest.raises(CatalogError, match="absent:// needs a package"):
         check_unchanged(source)
     with pytest.raises(CatalogError, match="Protocol not known"):

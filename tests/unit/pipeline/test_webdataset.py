@@ -65,7 +65,7 @@ def test_a_tar_gives_ids_titles_labels_splits_and_pictures(tmp_path: Path, suffi
         ("./b/0002.PNG", b"two"),
     ]
     source = find_items(write_tar(tmp_path / f"items{suffix}", members), None)
-    assert source.has_image_bytes
+    assert source.files[0].has_image_bytes
     assert source.files[0].num_rows == 2
     assert scanned(source, "item_id") == ["7", "b/0002"]
     assert scanned(source, "label_id") == ["12", "L2"]
