@@ -206,13 +206,28 @@ def main() -> None:
 @main.command(epilog=_example("python cli.py plan --items items.parquet --labels labels.csv"))
 @click.option(
     "--items",
-    required=True,
     help="Catalog: .parquet, .csv or WebDataset .tar, a folder of them, or a URL.",
 )
+@click.option("--labels", help="Labels: .csv or .parquet with label_id, name, path.")
 @click.option(
-    "--labels",
-    required=True,
-    help="Labels: .csv or .parquet with label_id, name, path.",
+    "--append",
+    metavar="ITEMS",
+    help="Change the plan: items that are new, or changed (their old rows are retired).",
+)
+@click.option(
+    "--delete",
+    metavar="IDS",
+    help="Change the plan: retire items. A .csv or .parquet with item_id, or .txt with one a line.",
+)
+@click.option(
+    "--relabel",
+    metavar="FILE",
+    help="Change the plan: other labels. A .csv or .parquet with item_id and label_id.",
+)
+@click.option(
+    "--update-labels",
+    metavar="LABELS",
+    help="Change the plan: another labels file, in which labels are told by their label_id.",
 )
 @click.option(
     "--items-root",
@@ -263,14 +278,80 @@ def main() -> None:
 @click.option("--force", is_flag=True, help="Replace a different plan.")
 @_device_option
 @_workspace_option()
-def plan(workspace: "Storage", pretrained: str | None, model: str, **options: Any) -> None:
-    """Freeze items, labels, splits and encoder into a plan."""
+def plan(
+    workspace: "Storage",
+    pretrained: str | None,
+    model: str,
+    append: str | None,
+    delete: str | None,
+    relabel: str | None,
+    update_labels: str | None,
+    **options: Any,
+) -> None:
+    """Freeze items, labels, splits and encoder into a plan, or change it.
+
+    A change keeps every embedding that is still right: one of --append, --delete, --relabel and
+    --update-labels at a time, without --items and --labels.
+    """
+    changes = {
+        "append": append,
+        "delete": delete,
+        "relabel": relabel,
+        "update_labels": update_labels,
+    }
+    chosen = {name: value for name, value in changes.items() if value is not None}
+    if chosen:
+        _change_plan(workspace, chosen, options)
+        return
+    if options["items"] is None or options["labels"] is None:
+        raise click.UsageError(
+            "give --items and --labels, or a change: --append, --delete, --relabel, --update-labels"
+        )
     from pipeline.plan import make_plan
 
     if pretrained is None:
         pretrained = "openai" if model == "ViT-B-32" else ""
     make_plan(workspace, model=model, pretrained=pretrained, **options).table().print()
     _say_next(workspace, "embed --all")
+
+
+def _change_plan(workspace: "Storage", chosen: dict[str, str], options: dict[str, Any]) -> None:
+    """Make the one change that the options name; refuse others beside it."""
+    change, file = next(iter(chosen.items()))
+    used = {"append": "items_root", "update_labels": "allow_duplicate_names"}.get(change)
+    context = click.get_current_context()
+    others = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+        and name not in (change, used, "workspace")
+    ]
+    if others:
+        raise click.UsageError(
+            f"--{change.replace('_', '-')} changes the plan that is there: leave out "
+            + ", ".join(others)
+        )
+    if change == "update_labels":
+        from pipeline.label_changes import update_labels
+
+        allow = options["allow_duplicate_names"]
+        found = update_labels(workspace, file, allow_duplicate_names=allow)
+    else:
+        from pipeline import catalog_changes
+
+        if change == "append":
+            found = catalog_changes.append_items(workspace, file, options["items_root"])
+        elif change == "delete":
+            found = catalog_changes.delete_items(workspace, file)
+        else:
+            found = catalog_changes.relabel_items(workspace, file)
+    found.table().print()
+    if found.shards:
+        _say_next(workspace, f"embed --shards {found.shards.start}-{found.shards.stop - 1}")
+    elif change == "update_labels":
+        _say_next(workspace, "embed --labels")
+    else:
+        _say_next(workspace, "fit --approach 5")
 
 
 def _encoder_options(command: Command) -> Command:

@@ -70,6 +70,7 @@ def lease_name(what: int | str) -> str:
 
 
 LABELS_COMMIT = "cache/commits/labels.json"
+LABEL_TEXTS = "cache/rows/labels.parquet"
 
 
 def items_name(shard: int) -> str:

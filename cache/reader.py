@@ -22,6 +22,7 @@ from numpy.typing import DTypeLike
 from cache.layout import (
     ITEM_DTYPE,
     LABEL_DTYPE,
+    LABEL_TEXTS,
     LABELS_COMMIT,
     LABELS_TABLE,
     MODALITIES,
@@ -494,6 +495,27 @@ def read_label_emb(workspace: Storage, plan: Plan) -> Float32[np.ndarray, "C D"]
     if problem:
         raise CacheCorruptError(f"chunk {problem}", where=workspace.where(name), fix=_EMBED_LABELS)
     return matrix
+
+
+def read_label_texts(
+    workspace: Storage, plan: Plan
+) -> tuple[list[tuple[str, ...]], Float32[np.ndarray, "L D"]] | None:
+    """Return what was embedded for each label when labels were embedded last, and as what.
+
+    The labels may be others now. None if it is not there, damaged, or of another encoder.
+    """
+    try:
+        text = workspace.read(LABELS_COMMIT).decode("utf-8")
+        commit = read_commit(LabelsCommit, text, where="", fix="")
+        data = workspace.read(LABEL_TEXTS)
+    except (FileNotFoundError, ValueError, CacheCorruptError):
+        return None
+    if commit.spec_id != plan.spec_id or hashlib.sha256(data).hexdigest() != commit.texts_sha256:
+        return None
+    matrix = np.empty((commit.num_labels, plan.encoder.embed_dim), LABEL_DTYPE)
+    if read_chunk(workspace, chunk_name("label", 0), matrix, commit.crc32c):
+        return None
+    return [tuple(texts) for texts in parquet_table(data)["texts"].to_pylist()], matrix
 
 
 def _incomplete(

@@ -13,7 +13,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
@@ -27,6 +27,7 @@ from cache.layout import (
     FOOTER_BYTES,
     ITEM_DTYPE,
     LABEL_DTYPE,
+    LABEL_TEXTS,
     LABELS_COMMIT,
     MODALITIES,
     chunk_name,
@@ -50,6 +51,7 @@ from schemas.commit import ChunkPart, LabelsCommit, ShardCommit, sealed_json
 from schemas.configs import from_json, to_json
 from schemas.errors import PipelineError
 from schemas.plan import Plan
+from schemas.tables import LABEL_TEXTS as TEXTS
 from schemas.tables import ROWS
 
 logger = logging.getLogger(__name__)
@@ -362,11 +364,19 @@ def write_labels(
     plan: Plan,
     label_emb: Float[np.ndarray, "C D"],
     *,
+    texts: Sequence[tuple[str, ...]] | None = None,
     compute_dtype: str,
     seconds: float,
 ) -> None:
     """Write the label embeddings and their commit.
 
+    Args:
+        workspace: where to.
+        plan: the workspace's plan.
+        label_emb: row i is label i.
+        texts: what was embedded for each, so that a label whose texts stay keeps its embedding.
+        compute_dtype: in which the encoder ran.
+        seconds: that it took.
     Raises: WorkspaceError if the workspace cannot be written.
     """
     workspace.remove(LABELS_COMMIT)
@@ -374,7 +384,14 @@ def write_labels(
     checksum = write_chunk(
         workspace, chunk_name("label", 0), np.ascontiguousarray(label_emb, LABEL_DTYPE)
     )
+    texts_sha256 = ""
+    if texts is not None:
+        table = pa.table({"texts": [list(each) for each in texts]}, schema=TEXTS)
+        file = parquet_bytes(table)
+        workspace.write(LABEL_TEXTS, file)
+        texts_sha256 = hashlib.sha256(file).hexdigest()
     commit = LabelsCommit(
+        texts_sha256=texts_sha256,
         spec_id=plan.spec_id,
         labels_sha256=plan.labels_sha256,
         label_text=plan.label_text,

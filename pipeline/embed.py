@@ -18,7 +18,7 @@ import pyarrow as pa
 from jaxtyping import Float32, Float64
 
 from cache.layout import open_arrays, rows_name
-from cache.reader import read_items, read_label_emb, read_labels
+from cache.reader import read_items, read_label_emb, read_label_texts, read_labels
 from cache.storage import Storage, open_storage
 from cache.verify import ShardState, is_imported, shard_state
 from cache.writer import write_labels
@@ -44,14 +44,32 @@ logger = logging.getLogger(__name__)
 def embed_labels(
     workspace: Storage, plan: Plan, encoder: EncoderLike, batch_size: int = 256
 ) -> None:
-    """Embed the label texts of the plan, several a label into their mean, and commit them."""
+    """Embed the label texts of the plan, several a label into their mean, and commit them.
+
+    What was embedded before, for whichever label, is kept as it is.
+    """
     started = time.perf_counter()
     prompts = label_prompts(read_labels(workspace, plan), plan.label_text)
-    of_templates = [encoder.encode_texts(texts, batch_size) for texts in zip(*prompts, strict=True)]
-    label_emb = of_templates[0] if len(of_templates) == 1 else mean_direction(of_templates)
+    kept = read_label_texts(workspace, plan)
+    known = {} if kept is None else dict(zip(*kept, strict=True))
+    new = [texts for texts in dict.fromkeys(prompts) if texts not in known]
+    if new:
+        of_templates = [encoder.encode_texts(each, batch_size) for each in zip(*new, strict=True)]
+        embedded = of_templates[0] if len(of_templates) == 1 else mean_direction(of_templates)
+        known.update(zip(new, embedded, strict=True))
+    label_emb = np.stack([known[texts] for texts in prompts])
     seconds = time.perf_counter() - started
-    write_labels(workspace, plan, label_emb, compute_dtype=encoder.compute_dtype, seconds=seconds)
-    logger.info("labels: %d embedded in %.1f s", len(prompts), seconds)
+    write_labels(
+        workspace,
+        plan,
+        label_emb,
+        texts=prompts,
+        compute_dtype=encoder.compute_dtype,
+        seconds=seconds,
+    )
+    logger.info(
+        "labels: %d texts embedded in %.1f s, %d labels in all", len(new), seconds, len(prompts)
+    )
 
 
 def mean_direction(embeddings: Sequence[Float32[np.ndarray, "C D"]]) -> Float32[np.ndarray, "C D"]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from cache.layout import LABELS_TABLE, chunk_num_bytes, items_name, parquet_bytes
+from cache.layout import LABELS_TABLE, RETIRED_TABLE, chunk_num_bytes, items_name, parquet_bytes
 from cache.reader import PLAN, read_items, read_plan
 from cache.reader import read_labels as read_planned_labels
 from cache.storage import Storage
@@ -32,6 +32,7 @@ from pipeline.plan_tables import (
     look_at_pictures,
     scan_catalog,
 )
+from pipeline.plan_update import finish
 from pipeline.progress import duration
 from pipeline.splits import assign_splits
 from pipeline.text_table import TextTable
@@ -141,6 +142,7 @@ def make_plan(
     """
     _check_sizes(shard_rows, chunk_rows)
     workspace.check_writable()
+    finish(workspace)
     label_table = read_labels(labels)
     check_texts(label_table, label_text, allow_duplicate_names=allow_duplicate_names, path=labels)
     source = find_items(items, items_root)
@@ -256,7 +258,7 @@ def _write(
     workspace: Storage, plan: Plan, items_files: Iterator[bytes], labels_file: bytes
 ) -> None:
     workspace.remove(PLAN)  # not planned until all of it is written
-    for stale in workspace.sizes("items"):
+    for stale in [*workspace.sizes("items"), RETIRED_TABLE]:
         workspace.remove(stale)
     for shard, file in enumerate(items_files):
         workspace.write(items_name(shard), file)

@@ -46,6 +46,42 @@ def assign_splits(
     return codes
 
 
+def extend_splits(
+    item_ids: pa.Array,
+    labels: Int[np.ndarray, " n"],
+    *,
+    seed: int,
+    given: pa.Array | None,
+    split_counts: Int[np.ndarray, " 3"],
+    train_counts: Int[np.ndarray, " C"],
+) -> Int[np.ndarray, " n"]:
+    """Return the splits of items that join a catalog, in which held-out splits keep their shares.
+
+    By the same hash as in `assign_splits`, so an item that left comes back to where it was, but for
+    a few at the border. A label keeps at least one train item where nothing else is given.
+
+    Args:
+        item_ids: strings, unique.
+        labels: class ids, 0..C-1.
+        seed: salt of the hash.
+        given: the column `split` of the new items; null leaves it to the hash.
+        split_counts: items of the catalog so far.
+        train_counts: its train items of each label.
+    Raises: CatalogError as `assign_splits`.
+    """
+    ends = np.cumsum([split_counts[TEST], split_counts[VAL]]) / max(split_counts.sum(), 1)
+    hashes = np.fromiter((_hash(item, seed) for item in item_ids.to_pylist()), np.uint64)
+    share = hashes.astype(np.float64) / 2.0**64
+    codes = np.select([share < ends[0], share < ends[1]], [TEST, VAL], TRAIN).astype(np.int8)
+    is_given = np.zeros(len(labels), bool)
+    if given is not None:
+        is_given = given.is_valid().to_numpy(zero_copy_only=False)
+        codes[is_given] = _given_codes(given)[is_given]
+    counts = train_counts + np.bincount(labels[codes == TRAIN], minlength=len(train_counts))
+    codes[(counts[labels] == 0) & ~is_given] = TRAIN
+    return codes
+
+
 def _given_codes(given: pa.Array) -> Int[np.ndarray, " N"]:
     names = given.to_pylist()
     unknown = sorted({name for name in names if name is not None and name not in SPLITS})

@@ -91,6 +91,8 @@ class LabelsCommit:
     """C."""
     crc32c: int
     """Of the one chunk."""
+    texts_sha256: str = ""
+    """Of the table of what was embedded for each label; empty if nobody says."""
     compute_dtype: str
     """In which the encoder ran."""
     seconds: float

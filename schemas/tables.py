@@ -40,6 +40,8 @@ ROWS = pa.schema(
     ]
 )
 
+LABEL_TEXTS = pa.schema([pa.field("texts", pa.list_(pa.string()), nullable=False)])  # row: label
+
 NEIGHBORS = pa.schema(
     [
         pa.field("label", pa.int32(), nullable=False),
