@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cache.layout import parquet_bytes
-from cache.reader import PLAN, Cache, read_items, read_label_emb, read_labels
+from cache.reader import PLAN, Cache, read_items, read_label_emb, read_labels, read_retired
 from cache.storage import LocalStorage, Storage
 from pipeline.locations import is_url
 from pipeline.progress import Progress
@@ -44,7 +44,7 @@ def export_embeddings(
     allow_partial: bool = False,
     force: bool = False,
 ) -> None:
-    """Write every shard's embeddings and rows, then the labels.
+    """Write every shard's embeddings and rows but for retired items, then the labels.
 
     Args:
         workspace: where the plan and the cache are.
@@ -63,15 +63,22 @@ def export_embeddings(
     _clear(folder, force=force)
     out = LocalStorage(Path(folder))
     rows = cache.read_rows(("image_ok", "title_ok", "error"))
-    num_bytes = 0
+    is_live = np.ones(plan.num_rows, bool)
+    is_live[read_retired(workspace, plan)] = False
+    num_bytes = num_rows = 0
     with Progress("export", plan.num_items) as progress:
         for shard in range(plan.num_shards):
             start, stop = plan.shard_range(shard)
-            num_bytes += _export_matrices(cache, plan, shard, out, dtype)
-            metadata = _metadata(read_items(workspace, plan, shard), labels)
+            is_here = np.zeros(plan.num_rows, bool)
+            is_here[start:stop] = is_live[start:stop]
+            num_bytes += _export_matrices(cache, shard, is_here, out, dtype)
+            mask = pa.array(is_live[start:stop])
+            metadata = _metadata(read_items(workspace, plan, shard).filter(mask), labels)
+            of_shard = rows.slice(start, stop - start).filter(mask)
             for column in rows.column_names:
-                metadata = metadata.append_column(column, rows[column].slice(start, stop - start))
+                metadata = metadata.append_column(column, of_shard[column])
             out.write(f"{METADATA}/{METADATA}_{shard:05d}.parquet", parquet_bytes(metadata))
+            num_rows += len(metadata)
             progress.update(stop - start)
     if label_emb is not None:
         _write_npy(out, "label_emb.npy", label_emb)
@@ -79,19 +86,19 @@ def export_embeddings(
     seconds = time.perf_counter() - started
     logger.info(
         "export: %s rows of %d shards in %.1f s, %.0f rows/s, %.0f MB/s, to %s",
-        f"{plan.num_items:,}",
+        f"{num_rows:,}",
         plan.num_shards,
         seconds,
-        plan.num_items / seconds,
+        num_rows / seconds,
         num_bytes / 1e6 / seconds,
         out.location,
     )
 
 
-def _export_matrices(cache: Cache, plan: Plan, shard: int, out: Storage, dtype: str) -> int:
+def _export_matrices(
+    cache: Cache, shard: int, is_here: Bool[np.ndarray, " N"], out: Storage, dtype: str
+) -> int:
     """Write a shard's two .npy files; return how many bytes of embeddings they hold."""
-    is_here = np.zeros(plan.num_rows, bool)
-    is_here[slice(*plan.shard_range(shard))] = True
     num_bytes = 0
     for name, below in FOLDERS.items():
         matrix = cache.read(name, rows=is_here, dtype=dtype)
@@ -146,12 +153,14 @@ def _clear(folder: str, *, force: bool) -> None:
 
 def _metadata(items: pa.Table, labels: pa.Table) -> pa.Table:
     """Return what the plan says of a shard's items."""
+    label = items["label"].to_numpy()
+    of_item = pa.array(label, mask=label < 0)  # whose label was removed
     return pa.table(
         {
             "row": items["row"],
             "item_id": items["item_id"],
-            "label_id": labels["label_id"].take(items["label"]),
-            "label_name": labels["name"].take(items["label"]),
+            "label_id": labels["label_id"].take(of_item),
+            "label_name": labels["name"].take(of_item),
             "split": items["split"],
         }
     )

@@ -24,7 +24,7 @@ import pyarrow.csv
 from jaxtyping import Float16, Float32, Int, UInt8
 
 from cache.layout import ITEM_DTYPE, chunk_range, open_arrays, rows_name
-from cache.reader import read_items
+from cache.reader import read_all_items, read_items
 from cache.storage import Storage
 from cache.verify import ShardState, shard_state
 from cache.writer import ShardWriter
@@ -120,13 +120,7 @@ def _log_end(plan: Plan, num_shards: int, num_rows: int, checking: float, writin
 def _match(workspace: Storage, plan: Plan, source: Source) -> Int[np.ndarray, " N"]:
     """Return for each item of the plan its row in the source, -1 where it has none."""
     _refuse_repeats(source)
-    planned = pa.chunked_array(
-        [
-            chunk
-            for shard in range(plan.num_shards)
-            for chunk in read_items(workspace, plan, shard)["item_id"].chunks
-        ]
-    ).cast(pa.large_string())
+    planned = read_all_items(workspace, plan)["item_id"].cast(pa.large_string())
     found = pc.index_in(planned, value_set=source.ids)
     num_found = len(found) - found.null_count
     if not num_found:
@@ -138,8 +132,8 @@ def _match(workspace: Storage, plan: Plan, source: Source) -> Int[np.ndarray, " 
         )
     if unknown := len(source.ids) - num_found:
         logger.warning("%s rows of the source are not in the plan: ignored", f"{unknown:,}")
-    if found.null_count:
-        logger.warning("%s items of the plan are not in the source", f"{found.null_count:,}")
+    if num_absent := plan.num_items - num_found:
+        logger.warning("%s items of the plan are not in the source", f"{num_absent:,}")
     return found.fill_null(-1).to_numpy()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cache.reader import labels_state
+from cache.reader import labels_state, read_retired
 from cache.storage import Storage
 from cache.verify import ShardState, shard_states
 from pipeline.label_graph import read_graph
@@ -34,6 +34,8 @@ class Status:
     """Names of the finished runs."""
     num_rows: tuple[int, ...]
     """Items of each shard."""
+    num_retired: int
+    """Items that are no longer in the catalog."""
 
     def counts(self) -> dict[str, int]:
         """Return the number of shards by state."""
@@ -95,6 +97,7 @@ class Status:
             "labels": self.labels,
             "graph": self.graph,
             "runs": list(self.runs),
+            "retired": self.num_retired,
         }
 
     def table(self) -> TextTable:
@@ -112,6 +115,8 @@ class Status:
             ahead = f"; about {duration(left)} left for {running} processes" if left else ""
             notes.append(f"rate: {rate:,.0f} items/s a process{ahead}")
         bad = ", ".join(f"{num:,} {reason}" for reason, num in self.bad_rows().items())
+        if self.num_retired:
+            notes.append(f"retired items: {self.num_retired:,} of {sum(self.num_rows):,}")
         notes += [
             f"bad rows: {bad or 'none'}",
             f"label embeddings: {self.labels}",
@@ -135,6 +140,7 @@ def read_status(workspace: Storage, plan: Plan) -> Status:
         graph=_problem(read_graph, workspace, plan),
         runs=finished_runs(workspace),
         num_rows=tuple(stop - start for start, stop in ranges),
+        num_retired=len(read_retired(workspace, plan)),
     )
 
 
