@@ -746,6 +746,11 @@ def _print_graph_stats(workspace: "Storage", *, as_json: bool) -> None:
     help="Leave out what is below it, in any category, in place of the quantile.",
 )
 @click.option(
+    "--check-pictures",
+    is_flag=True,
+    help="Find pictures that look like another category's too; reported, never left out.",
+)
+@click.option(
     "--check-labels",
     is_flag=True,
     help="Find suspicious labels too, by five networks; reported, never left out.",

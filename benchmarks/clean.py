@@ -53,6 +53,7 @@ from pipeline.encoder import load_encoder
 from pipeline.fit import fit_all
 from pipeline.label_quality import label_quality
 from pipeline.neighbors import write_neighbors
+from pipeline.picture_margins import picture_margins
 from pipeline.plan import make_plan
 from pipeline.predictions import Classifier, predict
 from pipeline.progress import Progress
@@ -157,11 +158,16 @@ def swap_curves(
     alone = label_quality(data, keep, config=FitConfig(approach="1", modalities="image"))
     by_picture = np.full(len(labels), np.nan)
     by_picture[alone.rows] = alone.quality
+    cache = Cache(workspace, plan)
+    margins = picture_margins(lambda rows: cache.read_random("image", rows), keep, labels[keep])
+    by_others = np.full(len(labels), np.nan)
+    by_others[keep] = margins.margin
     rankings = {
         "image-title cosine": cosine,
         "for its category (default)": standings(cosine, labels),
         "label believed (--check-labels)": by_both,
         "label believed, pictures only": by_picture,
+        "picture among pictures (--check-pictures)": by_others,
     }
     curves: dict[str, dict[str, Any]] = {}
     for kind, rows in swapped.items():

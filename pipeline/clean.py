@@ -8,6 +8,8 @@ the thresholds by eye. Cost at 1M items and D = 512: minutes on 2 cores and 4 GB
     mismatch     image-title cosines that are low for their category, or below one threshold
     label        with --check-labels: how little a cross-validated network believes an item's
                  label (label_quality.py); reported, never left out
+    pictures     with --check-pictures: how much an item's picture looks like another category's
+                 (picture_margins.py); reported, never left out
 
 Source: Yang 2022, section 4: duplicates and items with inconsistent titles and images were removed
 before training.
@@ -31,6 +33,8 @@ from cache.storage import Storage
 from pipeline.clean_report import (
     categories_table,
     labels_section,
+    margins_table,
+    pictures_section,
     quality_table,
     reasons_table,
     sections,
@@ -46,6 +50,7 @@ from pipeline.duplicates import (
     kept_of_groups,
 )
 from pipeline.items import check_unchanged, scan
+from pipeline.picture_margins import PictureMargins, picture_margins
 from pipeline.tensors import FitData
 from pipeline.text_table import TextTable
 from schemas.clean import EXACT, LABEL, MISMATCH, NEAR, CleanConfig
@@ -58,8 +63,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_REPORT, _LABELS = "report/clean.html", "report/labels.parquet"
+_REPORT, _LABELS, _PICTURES = (
+    "report/clean.html",
+    "report/labels.parquet",
+    "report/pictures.parquet",
+)
 _MOST_TITLES = 10  # of a picture that still says which product it shows
+_FEWEST = 10
 _SMALL = 20  # items: a category of so many is half believed
 
 
@@ -121,13 +131,21 @@ def clean(workspace: Storage, plan: Plan, config: CleanConfig, *, device: str = 
         categories_table(live, labels, names),
     )
     chosen = sections(table, catalog.labels, found.exact, found.near, config)
-    files = [CLEAN_TABLE, _REPORT]
+    lists: dict[str, pa.Table | None] = {_LABELS: None, _PICTURES: None}
+    if config.check_pictures:
+        margins = _picture_margins(cache, catalog, found.keep)
+        chosen.append(pictures_section(margins, catalog.labels, names))
+        lists[_PICTURES] = margins_table(margins, catalog.items)
     if quality is not None:
         chosen.append(labels_section(quality, names))
-        workspace.write(_LABELS, parquet_bytes(quality_table(quality, catalog.items)))
-        files.append(_LABELS)
-    elif workspace.size(_LABELS) is not None:
-        workspace.remove(_LABELS)  # of an earlier call
+        lists[_LABELS] = quality_table(quality, catalog.items)
+    files = [CLEAN_TABLE, _REPORT]
+    for name, rows in lists.items():
+        if rows is not None:
+            workspace.write(name, parquet_bytes(rows))
+            files.append(name)
+        else:
+            workspace.remove(name)  # of an earlier call
     page = contact_sheet(plan, catalog.items, names, found.keep, tables, chosen)
     workspace.write(_REPORT, page)
     write_clean(workspace, table, config, made_from)  # last: from here on fit goes by it
@@ -177,6 +195,23 @@ def _label_quality(data: FitData, keep: Bool[np.ndarray, " N"]) -> "LabelQuality
             fix="leave it out",
         )
     return label_quality(data, rows)
+
+
+def _picture_margins(
+    cache: Cache, catalog: "_Catalog", keep: Bool[np.ndarray, " N"]
+) -> PictureMargins:
+    rows = np.flatnonzero(keep & catalog.rows["image_ok"].to_numpy())
+    if len(rows) < _FEWEST:
+        raise CleanError(
+            f"{len(rows)} pictures stay: too few to compare",
+            where="--check-pictures",
+            fix="leave it out",
+        )
+
+    def read(wanted: Int64[np.ndarray, " n"]) -> Float16[np.ndarray, "n D"]:
+        return cache.read_random("image", wanted)
+
+    return picture_margins(read, rows, catalog.labels[rows])
 
 
 class _Catalog:

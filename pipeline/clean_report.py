@@ -11,9 +11,10 @@ from jaxtyping import Int64
 
 from pipeline.contact_sheet import Section
 from pipeline.duplicates import Pairs
+from pipeline.picture_margins import PictureMargins
 from pipeline.text_table import TextTable
 from schemas.clean import EXACT, LABEL, MISMATCH, NEAR, CleanConfig
-from schemas.tables import LABEL_QUALITY, SPLITS
+from schemas.tables import LABEL_QUALITY, PICTURE_MARGINS, SPLITS
 
 if TYPE_CHECKING:
     from pipeline.label_quality import LabelQuality
@@ -224,6 +225,55 @@ def labels_section(quality: "LabelQuality", names: pa.Table) -> Section:
             for believed, label in zip(quality.quality[chosen], suggested, strict=True)
         ],
     )
+
+
+def pictures_section(
+    margins: PictureMargins, labels: Int64[np.ndarray, " N"], names: pa.Table
+) -> Section:
+    """Return the items whose pictures are least their category's, each beside what it is like.
+
+    Args:
+        margins: as found.
+        labels: class ids, of all rows.
+        names: in the schema LABELS.
+    """
+    rows = names.to_pylist()
+    shelves = [row["path"] or row["name"] for row in rows]
+    order = margins.order()
+    shown = [place for place in order[: 4 * _SHOWN_SETS] if margins.nearest[place] >= 0]
+    shown = shown[:_SHOWN_SETS]
+    others = [int(margins.nearest[place]) for place in shown]
+    return Section(
+        title="Pictures that look like another category's, the most so first",
+        how_to_read="They stay. Beside each is the most similar picture of another category: where "
+        "the first is one of these, correct picture or label in the catalog.",
+        sets=[
+            [int(margins.rows[place]), other] for place, other in zip(shown, others, strict=True)
+        ],
+        notes=[
+            f"margin {margins.margin[place]:.2f}; like {shelves[labels[other]]}"
+            for place, other in zip(shown, others, strict=True)
+        ],
+    )
+
+
+def margins_table(margins: PictureMargins, items: pa.Table) -> pa.Table:
+    """Return all pictures that were compared, the lowest margin first, as PICTURE_MARGINS.
+
+    Args:
+        margins: as found.
+        items: of the whole plan, in the schema ITEMS.
+    """
+    order = margins.order()
+    rows, nearest = margins.rows[order], margins.nearest[order]
+    columns = {
+        "row": rows,
+        "item_id": items["item_id"].take(pa.array(rows)),
+        "label": margins.labels[order],
+        "margin": margins.margin[order],
+        "nearest": pa.array(nearest, mask=nearest < 0),
+    }
+    return pa.table(columns).cast(PICTURE_MARGINS)
 
 
 def quality_table(quality: "LabelQuality", items: pa.Table) -> pa.Table:

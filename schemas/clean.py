@@ -19,6 +19,8 @@ class CleanConfig:
     """Share of the items that are left out for an image-title cosine low for their category."""
     min_image_title_cosine: float | None = None
     """One least image-title cosine for all categories, in place of the quantile."""
+    check_pictures: bool = False
+    """Rank items by how much their picture looks like another category's."""
     check_labels: bool = False
     """Rank items by how little a cross-validated network believes their label."""
 

@@ -62,6 +62,16 @@ CLEAN = pa.schema(
     ]
 )
 
+PICTURE_MARGINS = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("margin", pa.float32(), nullable=False),  # low: like another category's
+        pa.field("nearest", pa.int64()),  # row with the most similar picture of another category
+    ]
+)
+
 LABEL_QUALITY = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
