@@ -159,9 +159,10 @@ def swap_curves(
     by_picture = np.full(len(labels), np.nan)
     by_picture[alone.rows] = alone.quality
     cache = Cache(workspace, plan)
-    margins = picture_margins(lambda rows: cache.read_random("image", rows), keep, labels[keep])
+    some = np.flatnonzero(cache.read_rows(["image_ok"])[0].to_numpy())
+    margins = picture_margins(lambda rows: cache.read_random("image", rows), some, labels[some])
     by_others = np.full(len(labels), np.nan)
-    by_others[keep] = margins.margin
+    by_others[some] = margins.margin
     rankings = {
         "image-title cosine": cosine,
         "for its category (default)": standings(cosine, labels),

@@ -1,9 +1,10 @@
 """The train items in random order, a batch at a time: from memory, or from disk as they go by.
 
     memory   an epoch is one permutation of all train rows
-    disk     an epoch is a permutation of blocks of consecutive rows, cut into windows that fit
-             memory; the rows of a window are permuted. While one window is trained on, threads
-             read the next.
+    disk     blocks of consecutive rows are dealt out to windows that fit memory, each few that
+             follow one another to different windows: in a catalog that is sorted by label every
+             window gets its share of every label. The rows of a window are permuted. While one
+             window is trained on, threads read the next.
 
 Both depend on the seed and the epoch alone, so that a run can go on in the middle.
 
@@ -138,10 +139,11 @@ class StreamedBatches:
     ) -> tuple[list[Int64[np.ndarray, " W"]], Int64[np.ndarray, " n"], list[int]]:
         """Return the blocks of each window, all train rows in order, and where windows end."""
         rng = np.random.default_rng(derived_seed("stream", self._seed, epoch))
-        blocks = rng.permutation(len(self._starts) - 1)
-        blocks = blocks[np.diff(self._starts)[blocks] > 0]
-        cuts = range(self._window_blocks, len(blocks), self._window_blocks)
-        windows = np.split(blocks, cuts)
+        blocks = np.flatnonzero(np.diff(self._starts))
+        num_windows = -(-len(blocks) // self._window_blocks)
+        rounds = np.tile(np.arange(num_windows), (-(-len(blocks) // num_windows), 1))
+        window = rng.permuted(rounds, axis=1).ravel()[: len(blocks)]
+        windows = [blocks[window == number] for number in range(num_windows)]
         rows = [rng.permutation(self._rows_of(each)) for each in windows]
         ends = np.cumsum([len(each) for each in rows]).tolist()
         return windows, np.concatenate(rows), ends

@@ -133,7 +133,7 @@ def clean(workspace: Storage, plan: Plan, config: CleanConfig, *, device: str = 
     chosen = sections(table, catalog.labels, found.exact, found.near, config)
     lists: dict[str, pa.Table | None] = {_LABELS: None, _PICTURES: None}
     if config.check_pictures:
-        margins = _picture_margins(cache, catalog, found.keep)
+        margins = _picture_margins(cache, catalog)
         chosen.append(pictures_section(margins, catalog.labels, names))
         lists[_PICTURES] = margins_table(margins, catalog.items)
     if quality is not None:
@@ -197,13 +197,12 @@ def _label_quality(data: FitData, keep: Bool[np.ndarray, " N"]) -> "LabelQuality
     return label_quality(data, rows)
 
 
-def _picture_margins(
-    cache: Cache, catalog: "_Catalog", keep: Bool[np.ndarray, " N"]
-) -> PictureMargins:
-    rows = np.flatnonzero(keep & catalog.rows["image_ok"].to_numpy())
+def _picture_margins(cache: Cache, catalog: "_Catalog") -> PictureMargins:
+    # Duplicates too: pictures of one product show where a strange one belongs.
+    rows = np.flatnonzero(catalog.is_live & catalog.rows["image_ok"].to_numpy())
     if len(rows) < _FEWEST:
         raise CleanError(
-            f"{len(rows)} pictures stay: too few to compare",
+            f"{len(rows)} pictures: too few to compare",
             where="--check-pictures",
             fix="leave it out",
         )

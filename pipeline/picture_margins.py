@@ -59,7 +59,7 @@ def picture_margins(
 
     Args:
         read: gives embeddings.
-        rows: of items with a picture, without duplicates: a copy would vouch for it.
+        rows: of items with a picture.
         labels: of these rows.
     """
     drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:_SAMPLE])

@@ -95,6 +95,23 @@ def test_windows_mix_rows_of_distant_blocks(workspace: LocalStorage, plan: Plan)
         assert len(np.unique(part.batch.rows.numpy() // data.block_rows)) >= 5
 
 
+def test_every_window_has_its_share_of_every_stretch(workspace: LocalStorage, plan: Plan) -> None:
+    """In a catalog that is sorted by label a window must not lack labels that fit it."""
+    data = loaded(workspace, plan, "stream")
+    source = StreamedBatches(data, BATCH, 0, window_blocks=8)
+    for epoch in (1, 2):
+        windows = source._order(epoch)[0]
+        assert len(windows) >= 2
+        blocks = np.sort(np.concatenate(windows))
+        window = np.empty(len(blocks), int)
+        for number, members in enumerate(windows):
+            window[np.searchsorted(blocks, members)] = number
+            assert len(members) <= 8
+        for start in range(0, len(blocks), len(windows)):
+            stretch = window[start : start + len(windows)]
+            assert len(set(stretch)) == len(stretch)
+
+
 @pytest.mark.parametrize("residency", ["host", "stream"])
 def test_processes_share_every_batch(workspace: LocalStorage, plan: Plan, residency: str) -> None:
     """Together they see what one would, each at its places, and hold a part each."""

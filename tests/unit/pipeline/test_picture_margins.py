@@ -106,5 +106,5 @@ def test_clean_reports_them_and_leaves_them_in(workspace: LocalStorage) -> None:
 def test_too_few_pictures_are_refused(workspace: LocalStorage) -> None:
     """A whitening of nine pictures tells nothing."""
     plan = fake_workspace(workspace, num_items=9, num_labels=3)
-    with pytest.raises(CleanError, match="9 pictures stay: too few"):
+    with pytest.raises(CleanError, match="9 pictures: too few"):
         clean(workspace, plan, CleanConfig(check_pictures=True, mismatch_quantile=0.0))
