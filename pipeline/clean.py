@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Float16, Float64, Int64
 
-from cache.layout import parquet_bytes
+from cache.layout import MODALITIES, parquet_bytes
 from cache.reader import Cache, read_all_items, read_labels
 from cache.storage import Storage
 from pipeline.clean_report import (
@@ -68,7 +68,7 @@ _REPORT, _LABELS, _PICTURES = (
     "report/labels.parquet",
     "report/pictures.parquet",
 )
-_MOST_TITLES = 10  # of a picture that still says which product it shows
+_MOST_SHARING = 10  # items, of a picture or title that still says which product it is
 _FEWEST = 10
 _SMALL = 20  # items: a category of so many is half believed
 
@@ -169,9 +169,10 @@ def _find(cache: Cache, plan: Plan, catalog: "_Catalog", config: CleanConfig) ->
     exact = exact_pairs(_content_keys(plan, catalog))
     is_copy = np.zeros(len(catalog.labels), bool)
     is_copy[exact.other] = True
-    is_placeholder = _has_placeholder(catalog.rows, is_copy | ~catalog.is_live)
-    rows = np.flatnonzero(catalog.is_live & catalog.has_both & ~is_copy & ~is_placeholder)
-    near, recall = _near_pairs(cache, rows, config)
+    counts_in = catalog.is_live & ~is_copy
+    rows = np.flatnonzero(counts_in & catalog.has_both)
+    tells = {name: _tells(catalog.rows, counts_in, name)[rows] for name in MODALITIES}
+    near, recall = _near_pairs(cache, rows, tells, config)
     cosine = np.where(catalog.is_live, catalog.rows["image_title_cosine"].to_numpy(), np.nan)
     is_mismatch = mismatches(cosine, catalog.labels, config)
     group = groups_of(len(catalog.labels), exact, near)
@@ -291,7 +292,10 @@ def _medians(
 
 
 def _near_pairs(
-    cache: Cache, rows: Int64[np.ndarray, " n"], config: CleanConfig
+    cache: Cache,
+    rows: Int64[np.ndarray, " n"],
+    tells: dict[str, Bool[np.ndarray, " n"]],
+    config: CleanConfig,
 ) -> tuple[Pairs, tuple[int, int] | None]:
     if len(rows) < 2:
         empty = np.empty(0, np.int64)
@@ -300,24 +304,31 @@ def _near_pairs(
     def read(name: str, wanted: Int64[np.ndarray, " n"]) -> Float16[np.ndarray, "n D"]:
         return cache.read_random(name, wanted)
 
-    search = NearDuplicates(read, rows, config.min_cosine)
+    search = NearDuplicates(read, rows, config.min_cosine, tells)
     pairs = search.pairs()
     return pairs, None if search.is_exact else search.recall()
 
 
-def _has_placeholder(rows: pa.Table, is_copy: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
-    """Return the items whose picture belongs to many titles, such as "no picture yet"."""
-    picture = _numbers(rows["image_sha256"])
-    counts = np.bincount(picture[(picture >= 0) & ~is_copy], minlength=1)
-    is_shared = (picture >= 0) & (counts[picture] > _MOST_TITLES)
+def _tells(rows: pa.Table, counts_in: Bool[np.ndarray, " N"], name: str) -> Bool[np.ndarray, " N"]:
+    """Return the items whose picture or title is not shared by many, such as "no picture yet".
+
+    Args:
+        rows: with the contents' hashes.
+        counts_in: items to count.
+        name: `image` or `title`.
+    """
+    content = _numbers(rows[f"{name}_sha256"])
+    counts = np.bincount(content[(content >= 0) & counts_in], minlength=1)
+    is_shared = (content >= 0) & (counts[content] > _MOST_SHARING)
     if is_shared.any():
         logger.info(
-            "%s items share %s pictures of more than %d titles: no near duplicates by these",
+            "%s items share %s %ss with more than %d others each: these make no near duplicates",
             f"{int(is_shared.sum()):,}",
-            f"{int((counts > _MOST_TITLES).sum()):,}",
-            _MOST_TITLES,
+            f"{int((counts > _MOST_SHARING).sum()):,}",
+            "picture" if name == "image" else name,
+            _MOST_SHARING - 1,
         )
-    return is_shared
+    return ~is_shared
 
 
 def _numbers(column: pa.ChunkedArray) -> Int64[np.ndarray, " N"]:

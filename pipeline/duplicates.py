@@ -6,7 +6,8 @@
 
 Same and alike are told by whitened embeddings (whitening.py), of an item and the 16 items with the
 highest sum of both cosines, or more where all of these are near. Neither can be said of an item
-that lacks its picture or its title. Groups are connected: a is in c's group if both are duplicates
+that lacks its picture or its title, and a picture or title that many items share ("no picture yet",
+"Apples") does not count as the same. Groups are connected: a is in c's group if both are duplicates
 of b. Cost at 12M items: 25 GB of memory and an hour or more on a CPU.
 
 N items, n some items, D embedding width.
@@ -64,15 +65,23 @@ def exact_pairs(keys: Int64[np.ndarray, " N"]) -> Pairs:
 class NearDuplicates:
     """Finds near duplicates among items that have both modalities."""
 
-    def __init__(self, read: Read, rows: Int64[np.ndarray, " n"], min_cosine: float) -> None:
+    def __init__(
+        self,
+        read: Read,
+        rows: Int64[np.ndarray, " n"],
+        min_cosine: float,
+        tells: dict[str, Bool[np.ndarray, " n"]] | None = None,
+    ) -> None:
         """Learn the whitening and fill the index.
 
         Args:
             read: gives embeddings.
             rows: of the items, which all have a picture and a title.
             min_cosine: of the modality that is only alike.
+            tells: of each modality, in whose rows being the same says something; None: in all.
         """
         self._read, self._rows, self._min_cosine = read, rows, min_cosine
+        self._tells = tells or {name: np.ones(len(rows), bool) for name in ("image", "title")}
         rng = np.random.default_rng(0)
         drawn = np.sort(rng.choice(len(rows), min(len(rows), _SAMPLE), replace=False))
         samples = {name: read(name, rows[drawn]) for name in ("image", "title")}
@@ -155,8 +164,11 @@ class NearDuplicates:
             for row, name in enumerate(("image", "title")):
                 left, right = self._whitened(name, one[piece]), self._whitened(name, other[piece])
                 cosines[row, piece] = (left * right).sum(axis=1)
-        low, high = cosines.min(axis=0), cosines.max(axis=0)
-        return (one != other) & (high >= SAME) & (low >= self._min_cosine), low
+        is_same = cosines >= SAME
+        for row, name in enumerate(("image", "title")):
+            is_same[row] &= self._tells[name][one] & self._tells[name][other]
+        low = cosines.min(axis=0)
+        return (one != other) & is_same.any(axis=0) & (low >= self._min_cosine), low
 
     def _both(self, block: Int64[np.ndarray, " b"]) -> Float32[np.ndarray, "b 2*D"]:
         """Return both whitened embeddings side by side, at unit length."""

@@ -77,6 +77,20 @@ def test_both_alike_but_neither_the_same_is_no_duplicate() -> None:
     assert len(search(emb).pairs().one) == len(looked_at(emb, 0.8)) < 20
 
 
+def test_what_many_items_share_does_not_make_them_the_same() -> None:
+    """With it counted, a shop that calls all its apples "Apples" would keep one of them."""
+    emb = shelves(150, 20)  # of even copies the picture is the same, of odd ones the title
+    rows, of = np.arange(170), np.arange(20)
+    for name, parity in (("image", 0), ("title", 1)):
+        tells = {each: np.ones(170, bool) for each in emb}
+        tells[name][[2 + parity, 150 + 4 + parity]] = False
+        read = lambda modality, wanted: emb[modality][wanted]  # noqa: E731
+        found = as_set(NearDuplicates(read, rows, 0.8, tells).pairs())
+        missed = {2 + parity, 4 + parity}
+        assert {(i, 150 + i) for i in of if i not in missed} <= found
+        assert not {(i, 150 + i) for i in missed} & found
+
+
 def test_a_large_group_is_found_whole() -> None:
     """More copies than an item is first asked for: who has only near ones is asked again."""
     emb = shelves(60, 0)
