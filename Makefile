@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A file's tests stay together: they share what is slow to make.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -24,7 +26,7 @@ check: $(READY)  ## format, lint, types, unit and property tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit tests/property -m 'not slow'
+	$(BIN)/python -m pytest tests/unit tests/property -m 'not slow' $(PARALLEL)
 
 e2e: $(READY)  ## the README's commands on a small catalog
 	$(BIN)/python -m pytest tests/e2e
