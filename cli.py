@@ -318,6 +318,8 @@ def plan(
 def _change_plan(workspace: "Storage", chosen: dict[str, str], options: dict[str, Any]) -> None:
     """Make the one change that the options name; refuse others beside it."""
     change, file = next(iter(chosen.items()))
+    if not file.strip():
+        raise click.UsageError(f"--{change.replace('_', '-')} names no file")
     used = {"append": "items_root", "update_labels": "allow_duplicate_names"}.get(change)
     context = click.get_current_context()
     others = [
@@ -351,7 +353,7 @@ def _change_plan(workspace: "Storage", chosen: dict[str, str], options: dict[str
     elif change == "update_labels":
         _say_next(workspace, "embed --labels")
     else:
-        _say_next(workspace, "fit --approach 5")
+        _say_next(workspace, "status")
 
 
 def _encoder_options(command: Command) -> Command:
@@ -947,6 +949,9 @@ def predict(
         raise click.UsageError("say what to predict: --image and --title of one item, or --items")
     if (items is None) != (out is None):
         raise click.UsageError("--items and --out go together")
+    if items is None and items_root is not None:
+        raise click.UsageError("--items-root goes with --items")
+    signal.signal(signal.SIGTERM, _stop)
     from pipeline.device import pick_device
     from pipeline.items import find_items
     from pipeline.predict import answer_table, predict_item, predict_items

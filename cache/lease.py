@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from cache.layout import lease_name
+from cache.layout import THE_PLAN, lease_name
 from cache.storage import Storage
 from schemas.configs import from_json
 from schemas.errors import LeaseError, PipelineError
@@ -96,6 +96,8 @@ class Lease:
         """Name the shard, by its number, or the run; entering takes it."""
         self._workspace, self._what, self._name = workspace, what, lease_name(what)
         self._title = f"shard {what}" if isinstance(what, int) else f"run {what}"
+        if what == THE_PLAN:
+            self._title = THE_PLAN
         self._beat_seconds, self._stale_seconds = beat_seconds, stale_seconds
         now = time.time()
         self._holder = Holder(

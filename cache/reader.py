@@ -52,6 +52,8 @@ from schemas.plan import Plan
 from schemas.tables import ITEMS, ROWS
 
 PLAN = "plan.json"
+PENDING = "pending/"
+PENDING_PLAN = f"{PENDING}{PLAN}"
 _NUM_THREADS = 4
 _EMBED_LABELS = "run `python cli.py embed --labels`"
 
@@ -347,9 +349,16 @@ class Cache:
 def read_plan(workspace: Storage) -> Plan:
     """Read the plan of a workspace.
 
-    Raises: PlanNotFoundError if there is none; ConfigError if it does not fit.
+    Raises: PlanNotFoundError if there is none; ConfigError if it does not fit;
+        CacheIncompleteError while it is being changed.
     """
     where = workspace.where(PLAN)
+    if workspace.size(PENDING_PLAN) is not None:
+        raise CacheIncompleteError(
+            "a change of the plan is under way, or was interrupted",
+            where=workspace.where(PENDING_PLAN),
+            fix="if nobody is making it, run the same `python cli.py plan ...` again: it goes on",
+        )
     try:
         text = workspace.read(PLAN).decode("utf-8")
     except FileNotFoundError as error:
@@ -447,7 +456,8 @@ def _planned_table(workspace: Storage, name: str, sha256: str) -> pa.Table:
         raise CacheCorruptError(
             "table does not match its sha256 in the plan" if data else "planned table is missing",
             where=workspace.where(name),
-            fix="run the same `python cli.py plan ...` again: it writes the planned tables anew",
+            fix="run the same `python cli.py plan ...` again: it writes the planned tables anew; "
+            "if the plan was changed since, restore the file, or plan the whole catalog --force",
         )
     return parquet_table(data)
 
@@ -528,5 +538,6 @@ def _incomplete(
     return CacheIncompleteError(
         f"{len(unfinished)} of {num_shards} shards are not done: {shown}",
         where=workspace.where("cache"),
-        fix="run `python cli.py embed --all`, or pass --allow-partial to go on without them",
+        fix="run `python cli.py embed --all`; fit and its like go on without them with "
+        "--allow-partial",
     )

@@ -8,24 +8,19 @@ title changed gets a new row and its old row is retired. Cost at 12M items: a pa
 n items given, C labels.
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Int, Int64, UInt64
+from jaxtyping import Bool, Int, Int64, Shaped
 
-from cache.layout import parquet_table, rows_name
 from cache.reader import read_items, read_labels, read_plan, read_retired
 from cache.storage import Storage
-from cache.verify import is_imported, load_commit
-from pipeline.item_contents import NUM_READERS, map_ahead, read_item
 from pipeline.item_lists import read_item_list, refuse_unknown
-from pipeline.items import RawItem, check_unchanged, find_items, read_places
+from pipeline.items import find_items
 from pipeline.plan_tables import (
     Scanned,
     chosen_hashes,
@@ -33,12 +28,15 @@ from pipeline.plan_tables import (
     look_at_pictures,
     scan_catalog,
 )
-from pipeline.plan_update import PlanChange, PlanUpdate, finish
+from pipeline.plan_update import PlanChange, PlanUpdate
 from pipeline.progress import Progress
+from pipeline.same_content import have_same_content
 from pipeline.splits import TRAIN, extend_splits
-from schemas.errors import CatalogError, PipelineError
+from schemas.errors import CatalogError
 from schemas.plan import ItemsSource, Plan, even_shards
 from schemas.tables import SPLITS
+
+logger = logging.getLogger(__name__)
 
 
 def append_items(
@@ -47,45 +45,66 @@ def append_items(
     """Add new items, and new versions of changed ones, as new shards.
 
     An item that is given again as it was stays where it is, with the label given now. New items go
-    to val and test in the shares that these have of the catalog, changed ones stay in their split;
-    a column `split` has the last word for both.
+    to val and test in the shares that these have of the catalog, others stay in their split; a
+    column `split` has the last word.
 
     Args:
         workspace: a planned one.
         items: catalog file or folder.
         items_root: folder of relative image paths; None for the items' folder.
-    Raises: PlanNotFoundError, CatalogError, CacheCorruptError, WorkspaceError.
+    Raises: PlanNotFoundError, CatalogError, CacheCorruptError, LeaseError, WorkspaceError.
     """
-    finish(workspace)
-    plan, update = read_plan(workspace), PlanUpdate(workspace)
+    with PlanUpdate(workspace) as update:
+        return _append(workspace, update, find_items(items, items_root))
+
+
+def _append(workspace: Storage, update: PlanUpdate, source: ItemsSource) -> PlanChange:
+    plan = read_plan(workspace)
     labels = read_labels(workspace, plan)
-    source = find_items(items, items_root)
     look_at_pictures(source)
     new = scan_catalog(source, labels, plan.shard_rows)
     known = _look_up(workspace, plan, new.item_ids)
     is_known = known.row >= 0
     is_same = is_known.copy()
-    is_same[is_known] = _have_same_content(
+    is_same[is_known] = have_same_content(
         workspace, plan, source, _places(new, is_known), known.row[is_known]
     )
     is_changed = is_known & ~is_same
     is_relabeled = is_same & (known.label != new.labels)
+    splits, is_given = _splits(plan, new, known)
+    is_moved = is_same & is_given & (known.split != splits)
+    # Where a file was replaced in place, nobody could mend a damaged row of it any more.
+    is_replaced = is_same & np.isin(known.source_file, _replaced_files(plan, source))
     first = plan.num_shards
-    splits = _splits(plan, new, known)
-    plan = _with_shards(plan, update, source, new, ~is_same, splits)
+    plan, file = _with_files(plan, source, new.source_file[~is_same | is_replaced])
+    plan = _with_shards(plan, update, source, new, ~is_same, file, splits)
     plan = _with_retired(workspace, plan, update, known.row[is_changed])
-    plan = _with_labels(workspace, plan, update, known.row[is_relabeled], new.labels[is_relabeled])
-    is_other = ~is_same | is_relabeled
-    if is_other.any():
-        _commit(plan, update, labels, come=new.labels[is_other], gone=known.label[is_other])
+    is_other = is_relabeled | is_moved | is_replaced
+    columns = {
+        "label": new.labels,
+        "split": np.array(SPLITS, object)[np.where(is_moved, splits, known.split)],
+        "source_file": np.where(is_replaced, file[new.source_file], known.source_file),
+        "source_row": np.where(is_replaced, new.source_row, known.source_row),
+    }
+    plan = _with_columns(
+        workspace,
+        plan,
+        update,
+        known.row[is_other],
+        {name: values[is_other] for name, values in columns.items()},
+    )
+    is_any = ~is_same | is_other
+    if is_any.any():
+        _commit(plan, update, labels, come=new.labels[is_any], gone=known.label[is_any])
     return PlanChange(
         plan=plan,
-        is_changed=bool(is_other.any()),
+        is_changed=bool(is_any.any()),
         counts={
             "new items": int((~is_known).sum()),
             "changed items, their old rows retired": int(is_changed.sum()),
             "items with another label": int(is_relabeled.sum()),
-            "items as they were": int((is_same & ~is_relabeled).sum()),
+            "items in another split": int(is_moved.sum()),
+            "items as they were": int((is_same & ~is_relabeled & ~is_moved).sum()),
         },
         shards=range(first, plan.num_shards),
     )
@@ -97,17 +116,19 @@ def delete_items(workspace: Storage, path: str | Path) -> PlanChange:
     Args:
         workspace: a planned one.
         path: .csv or .parquet with a column item_id, or .txt with one a line.
-    Raises: CatalogError if an id is unknown; PlanNotFoundError, CacheCorruptError, WorkspaceError.
+    Raises: CatalogError if an id is unknown; PlanNotFoundError, CacheCorruptError, LeaseError,
+        WorkspaceError.
     """
-    finish(workspace)
-    plan, update = read_plan(workspace), PlanUpdate(workspace)
-    ids = read_item_list(path, "--delete", ["item_id"])["item_id"].combine_chunks()
-    known = _look_up(workspace, plan, ids)
-    is_here = known.row >= 0
-    refuse_unknown(ids.filter(pa.array(~is_here & ~known.was_retired)), path)
-    if is_here.any():
-        plan = _with_retired(workspace, plan, update, known.row[is_here])
-        _commit(plan, update, read_labels(workspace, plan), gone=known.label[is_here])
+    with PlanUpdate(workspace) as update:
+        plan = read_plan(workspace)
+        ids = read_item_list(path, "--delete", ["item_id"])["item_id"].combine_chunks()
+        known = _look_up(workspace, plan, ids)
+        is_here = known.row >= 0
+        refuse_unknown(ids.filter(pa.array(~is_here & ~known.was_retired)), path)
+        if is_here.any():
+            _warn_of_empty_splits(known)
+            plan = _with_retired(workspace, plan, update, known.row[is_here])
+            _commit(plan, update, read_labels(workspace, plan), gone=known.label[is_here])
     return PlanChange(
         plan=plan,
         is_changed=bool(is_here.any()),
@@ -122,29 +143,32 @@ def relabel_items(workspace: Storage, path: str | Path) -> PlanChange:
         workspace: a planned one.
         path: .csv or .parquet with item_id and label_id; a row without label_id is passed over.
     Raises: CatalogError if an id or a label is unknown; PlanNotFoundError, CacheCorruptError,
-        WorkspaceError.
+        LeaseError, WorkspaceError.
     """
-    finish(workspace)
-    plan, update = read_plan(workspace), PlanUpdate(workspace)
-    labels = read_labels(workspace, plan)
-    given = read_item_list(path, "--relabel", ["item_id", "label_id"])
-    num_blank = given["label_id"].null_count
-    given = given.filter(given["label_id"].is_valid())
-    label = pc.index_in(given["label_id"], value_set=labels["label_id"].combine_chunks())
-    if label.null_count:
-        unknown = pc.unique(given["label_id"].filter(label.is_null())).to_pylist()
-        raise CatalogError(
-            f"{len(unknown)} label ids are not in the labels: " + ", ".join(map(repr, unknown[:3])),
-            where=str(path),
-            fix="correct these rows, or add the labels with `python cli.py plan --update-labels`",
-        )
-    ids, wanted = given["item_id"].combine_chunks(), label.to_numpy().astype(np.int64)
-    known = _look_up(workspace, plan, ids)
-    refuse_unknown(ids.filter(pa.array(known.row < 0)), path)
-    is_other = known.label != wanted
-    if is_other.any():
-        plan = _with_labels(workspace, plan, update, known.row[is_other], wanted[is_other])
-        _commit(plan, update, labels, come=wanted[is_other], gone=known.label[is_other])
+    with PlanUpdate(workspace) as update:
+        plan = read_plan(workspace)
+        labels = read_labels(workspace, plan)
+        given = read_item_list(path, "--relabel", ["item_id", "label_id"])
+        num_blank = given["label_id"].null_count
+        given = given.filter(given["label_id"].is_valid())
+        label = pc.index_in(given["label_id"], value_set=labels["label_id"].combine_chunks())
+        if label.null_count:
+            unknown = pc.unique(given["label_id"].filter(label.is_null())).to_pylist()
+            raise CatalogError(
+                f"{len(unknown)} label ids are not in the labels: "
+                + ", ".join(map(repr, unknown[:3])),
+                where=str(path),
+                fix="correct these rows, or add the labels with "
+                "`python cli.py plan --update-labels`",
+            )
+        ids, wanted = given["item_id"].combine_chunks(), label.to_numpy().astype(np.int64)
+        known = _look_up(workspace, plan, ids)
+        refuse_unknown(ids.filter(pa.array(known.row < 0)), path)
+        is_other = known.label != wanted
+        if is_other.any():
+            columns = {"label": wanted[is_other]}
+            plan = _with_columns(workspace, plan, update, known.row[is_other], columns)
+            _commit(plan, update, labels, come=wanted[is_other], gone=known.label[is_other])
     return PlanChange(
         plan=plan,
         is_changed=bool(is_other.any()),
@@ -166,6 +190,10 @@ class _Known:
     """Class id; -1 without one."""
     split: Int64[np.ndarray, " n"]
     """Position in SPLITS."""
+    source_file: Int64[np.ndarray, " n"]
+    """Position in the plan's files."""
+    source_row: Int64[np.ndarray, " n"]
+    """Within that file."""
     was_retired: Bool[np.ndarray, " n"]
     """Whether a row of this id was retired."""
     split_counts: Int64[np.ndarray, " 3"]
@@ -180,6 +208,8 @@ def _look_up(workspace: Storage, plan: Plan, ids: pa.Array) -> _Known:
         row=np.full(len(ids), -1),
         label=np.full(len(ids), -1),
         split=np.full(len(ids), -1),
+        source_file=np.full(len(ids), -1),
+        source_row=np.full(len(ids), -1),
         was_retired=np.zeros(len(ids), bool),
         split_counts=np.zeros(len(SPLITS), np.int64),
         train_counts=np.zeros(plan.num_labels, np.int64),
@@ -200,6 +230,8 @@ def _look_up(workspace: Storage, plan: Plan, ids: pa.Array) -> _Known:
             known.row[place[hit]] = rows[hit]
             known.label[place[hit]] = label[hit]
             known.split[place[hit]] = split[hit]
+            known.source_file[place[hit]] = table["source_file"].to_numpy()[hit]
+            known.source_row[place[hit]] = table["source_row"].to_numpy()[hit]
             progress.update(len(table))
     return known
 
@@ -210,87 +242,10 @@ def _places(
     return new.source_file[mask], new.source_row[mask]
 
 
-def _have_same_content(
-    workspace: Storage,
-    plan: Plan,
-    source: ItemsSource,
-    places: tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]],
-    rows: Int64[np.ndarray, " m"],
-) -> Bool[np.ndarray, " m"]:
-    """Say whether items have the picture and the title that rows of the plan have.
-
-    Of a row that is embedded the cache knows; of another the catalog is read, and what cannot be
-    read any more counts as changed.
-    """
-    found = np.zeros((len(rows), 2), np.uint64)
-    with Progress("compare with what is planned", len(rows)) as progress:
-        for number, key in enumerate(_keys(read_places(source, *places))):
-            found[number] = key
-            progress.update(1)
-    before = np.zeros_like(found)
-    shards = rows // plan.shard_rows
-    for shard in np.unique(shards).tolist():
-        mine = shards == shard
-        local = rows[mine] - plan.shard_range(shard)[0]
-        keys = _cached_keys(workspace, plan, shard, local)
-        before[mine] = _source_keys(workspace, plan, shard, local) if keys is None else keys
-    return (found == before).all(axis=1)
-
-
-def _cached_keys(
-    workspace: Storage, plan: Plan, shard: int, local: Int64[np.ndarray, " m"]
-) -> UInt64[np.ndarray, "m 2"] | None:
-    """Return what the cache says of rows of a shard; None if it does not know."""
-    try:
-        commit = load_commit(workspace, shard)
-        data = workspace.read(rows_name(shard))
-    except (PipelineError, FileNotFoundError):
-        return None
-    if commit is None or is_imported(commit) or commit.items_sha256 != plan.shards[shard]:
-        return None
-    if hashlib.sha256(data).hexdigest() != commit.rows_sha256:
-        return None
-    table = parquet_table(data, ["title_sha256", "image_sha256"]).take(pa.array(local))
-    pairs = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-    return _table_of(_key(title, image) for title, image in pairs)
-
-
-def _source_keys(
-    workspace: Storage, plan: Plan, shard: int, local: Int64[np.ndarray, " m"]
-) -> UInt64[np.ndarray, "m 2"]:
-    """Return what the catalog says of rows of a shard; zeros if it cannot be read any more."""
-    items = read_items(workspace, plan, shard).take(pa.array(local))
-    files, rows = (items[name].to_numpy() for name in ("source_file", "source_row"))
-    order = np.lexsort((rows, files))
-    found = np.zeros((len(local), 2), np.uint64)
-    try:
-        check_unchanged(plan.items, np.unique(files).tolist())
-        found[order] = _table_of(_keys(read_places(plan.items, files[order], rows[order])))
-    except (PipelineError, OSError):
-        found[:] = 0
-    return found
-
-
-def _keys(items: Iterable[RawItem]) -> Iterator[UInt64[np.ndarray, " 2"]]:
-    """Read and hash items, some ahead."""
-    with ThreadPoolExecutor(NUM_READERS) as readers:
-        for item in map_ahead(readers, read_item, items):
-            yield _key(item.title_sha256, item.image_sha256)
-
-
-def _key(title_sha256: str | None, image_sha256: str | None) -> UInt64[np.ndarray, " 2"]:
-    """Return 16 bytes for a title and a picture, either of which may be missing."""
-    text = f"{title_sha256} {image_sha256}".encode()
-    return np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), np.uint64)
-
-
-def _table_of(keys: Iterable[UInt64[np.ndarray, " 2"]]) -> UInt64[np.ndarray, "m 2"]:
-    found = list(keys)
-    return np.stack(found) if found else np.empty((0, 2), np.uint64)
-
-
-def _splits(plan: Plan, new: Scanned, known: _Known) -> Int64[np.ndarray, " n"]:
-    """Return where each item goes: to its old split, unless something else is given."""
+def _splits(
+    plan: Plan, new: Scanned, known: _Known
+) -> tuple[Int64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Return where each item goes, to its old split unless another is given; and if it is."""
     codes = extend_splits(
         new.item_ids,
         new.labels,
@@ -302,7 +257,36 @@ def _splits(plan: Plan, new: Scanned, known: _Known) -> Int64[np.ndarray, " n"]:
     is_given = np.zeros(len(new), bool)
     if new.given_split is not None:
         is_given = new.given_split.is_valid().to_numpy(zero_copy_only=False)
-    return np.where((known.row >= 0) & ~is_given, known.split, codes)
+    return np.where((known.row >= 0) & ~is_given, known.split, codes), is_given
+
+
+def _warn_of_empty_splits(known: _Known) -> None:
+    """Say so if the items that go are all of a split."""
+    going = np.bincount(known.split[known.row >= 0], minlength=len(SPLITS))
+    for name, num, num_going in zip(SPLITS, known.split_counts, going, strict=True):
+        if num == num_going > 0:
+            logger.warning("no %s items are left: `fit` will refuse this plan", name)
+
+
+def _replaced_files(plan: Plan, source: ItemsSource) -> list[int]:
+    """Return the plan's files that are no more: another stands under the same name."""
+    given = {file.path: file.sha256 for file in source.files}
+    return [
+        number
+        for number, file in enumerate(plan.items.files)
+        if given.get(file.path, file.sha256) != file.sha256
+    ]
+
+
+def _with_files(
+    plan: Plan, source: ItemsSource, used: Int[np.ndarray, " m"]
+) -> tuple[Plan, Int64[np.ndarray, " F"]]:
+    """Add the files that are used; return where each file of the source is among the plan's."""
+    numbers = np.unique(used)
+    file = np.full(len(source.files), -1)
+    file[numbers] = len(plan.items.files) + np.arange(len(numbers))
+    files = (*plan.items.files, *(source.files[number] for number in numbers.tolist()))
+    return replace(plan, items=ItemsSource(files=files)), file
 
 
 def _with_shards(
@@ -311,13 +295,13 @@ def _with_shards(
     source: ItemsSource,
     new: Scanned,
     is_chosen: Bool[np.ndarray, " n"],
+    file: Int64[np.ndarray, " F"],
     splits: Int64[np.ndarray, " n"],
 ) -> Plan:
     """Write the chosen items as new shards, behind those that are there."""
     chosen = np.flatnonzero(is_chosen)
     if not len(chosen):
         return plan
-    used, file = np.unique(new.source_file[chosen], return_inverse=True)
     num_items = even_shards(len(chosen), plan.shard_rows)
     tables, start = [], 0
     for shard, num in enumerate(num_items, plan.num_shards):
@@ -325,17 +309,15 @@ def _with_shards(
         table = items_table(
             shard * plan.shard_rows + np.arange(num),
             item_ids=new.item_ids.take(pa.array(part)),
-            source_file=len(plan.items.files) + file[start : start + num],
+            source_file=file[new.source_file[part]],
             source_row=new.source_row[part],
             labels=new.labels[part],
             splits=splits[part],
         )
         tables.append(update.items(shard, table))
         start += num
-    files = (*plan.items.files, *(source.files[number] for number in used.tolist()))
     return replace(
         plan,
-        items=ItemsSource(files=files),
         shard_items=plan.shard_items + num_items,
         shards=plan.shards + chosen_hashes(source, is_chosen, plan.shard_rows),
         items_tables=plan.items_tables + tuple(tables),
@@ -351,23 +333,25 @@ def _with_retired(
     return replace(plan, retired_table=update.retired(retired))
 
 
-def _with_labels(
+def _with_columns(
     workspace: Storage,
     plan: Plan,
     update: PlanUpdate,
     rows: Int64[np.ndarray, " m"],
-    labels: Int[np.ndarray, " m"],
+    columns: dict[str, Shaped[np.ndarray, " m"]],
 ) -> Plan:
-    """Write the items tables in which items get another label."""
+    """Write the items tables in which some rows get other values."""
     tables = list(plan.items_tables)
     shards = rows // plan.shard_rows
     for shard in np.unique(shards).tolist():
         mine = shards == shard
         table = read_items(workspace, plan, shard)
-        label = table["label"].to_numpy().copy()
-        label[rows[mine] - plan.shard_range(shard)[0]] = labels[mine]
-        place = table.column_names.index("label")
-        tables[shard] = update.items(shard, table.set_column(place, "label", pa.array(label)))
+        for name, values in columns.items():
+            column = table[name].to_numpy().copy()
+            column[rows[mine] - plan.shard_range(shard)[0]] = values[mine]
+            place = table.column_names.index(name)
+            table = table.set_column(place, name, pa.array(column, table.schema.field(name).type))
+        tables[shard] = update.items(shard, table)
     return replace(plan, items_tables=tuple(tables))
 
 

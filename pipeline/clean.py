@@ -318,7 +318,7 @@ def _tells(rows: pa.Table, counts_in: Bool[np.ndarray, " N"], name: str) -> Bool
         name: `image` or `title`.
     """
     content = _numbers(rows[f"{name}_sha256"])
-    counts = np.bincount(content[(content >= 0) & counts_in], minlength=1)
+    counts = np.bincount(content[(content >= 0) & counts_in], minlength=content.max(initial=0) + 1)
     is_shared = (content >= 0) & (counts[content] > _MOST_SHARING)
     if is_shared.any():
         logger.info(

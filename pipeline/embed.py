@@ -18,12 +18,12 @@ import pyarrow as pa
 from jaxtyping import Float32, Float64
 
 from cache.layout import open_arrays, rows_name
-from cache.reader import read_items, read_label_emb, read_label_texts, read_labels
+from cache.reader import PLAN, read_label_emb, read_label_texts, read_labels, read_plan
 from cache.storage import Storage, open_storage
 from cache.verify import ShardState, is_imported, shard_state
 from cache.writer import write_labels
 from pipeline.decode_pool import DecodePool
-from pipeline.embed_shard import EncoderLike, embed_shard
+from pipeline.embed_shard import RETIRED, EncoderLike, embed_shard, live_files, shard_items
 from pipeline.items import CatalogWatch
 from pipeline.labels import label_prompts
 from schemas.commit import ShardCommit
@@ -34,11 +34,14 @@ from schemas.errors import (
     ConfigError,
     DeviceError,
     LeaseError,
+    PlanMismatchError,
     TooManyBadRowsError,
 )
 from schemas.plan import Plan
 
 logger = logging.getLogger(__name__)
+
+_MOST_WAITS = 60  # seconds
 
 
 def embed_labels(
@@ -123,7 +126,8 @@ def embed(
         redo: embed the shards again although they are done.
         is_one_of_many: leave shards that another process is writing to it instead of refusing,
             and believe it when it says that one is done.
-    Raises: SourceChangedError, TooManyBadRowsError, LeaseError, ShardError, SpecMismatchError.
+    Raises: SourceChangedError, TooManyBadRowsError, LeaseError, ShardError, SpecMismatchError,
+        PlanMismatchError.
     """
     for shard in shards:
         plan.shard_range(shard)
@@ -144,13 +148,14 @@ def embed(
     with contextlib.ExitStack() as stack:
         get_pool = functools.cache(lambda: _start_pool(stack, plan, num_workers, encoder()))
         for shard in shards:
+            plan = _as_it_is_now(workspace, plan, shard)
+            watch.source = plan.items
             state = shard_state(workspace, plan, shard, checksums=not is_one_of_many)
             again = _again(state, max_bad, redo=redo)
             commit = state.commit
             try:
                 if commit is None or again is not None:
-                    items = read_items(workspace, plan, shard)
-                    watch.check(items["source_file"].unique().to_pylist())
+                    watch.check(live_files(*shard_items(workspace, plan, shard)))
                     pool = get_pool()
                     commit = embed_shard(
                         workspace,
@@ -172,6 +177,28 @@ def embed(
                 logger.info("%s: left to it", error.what)
     if too_bad:
         raise too_bad[0]
+
+
+def _as_it_is_now(workspace: Storage, plan: Plan, shard: int) -> Plan:
+    """Return the plan, which may be changed while shards are embedded; what is embedded stays.
+
+    Raises: PlanMismatchError if the shard is another one now.
+    """
+    for _ in range(_MOST_WAITS):
+        try:
+            found = read_plan(workspace)
+            break
+        except CacheIncompleteError:  # for the moment that a change takes
+            time.sleep(1.0)
+    else:
+        found = read_plan(workspace)
+    if found.spec_id != plan.spec_id or found.shards[shard : shard + 1] != (plan.shards[shard],):
+        raise PlanMismatchError(
+            f"shard {shard} was planned anew while others were embedded",
+            where=workspace.where(PLAN),
+            fix="run the same command again",
+        )
+    return found
 
 
 def _start_pool(
@@ -206,21 +233,27 @@ def _again(state: ShardState, max_bad: float, *, redo: bool) -> Callable[[pa.Tab
         if state.reasons:
             logger.warning("shard %05d is mended: %s", state.shard, state.reason)
         return None
-    if state.commit.num_bad > max_bad * (state.commit.stop - state.commit.start):
-        logger.info("shard %05d has %d bad rows: trying again", state.shard, state.commit.num_bad)
+    num_bad = _num_bad(state.commit)
+    if num_bad > max_bad * (state.commit.stop - state.commit.start):
+        logger.info("shard %05d has %d bad rows: trying again", state.shard, num_bad)
         return lambda rows: rows["error"].null_count < len(rows)
     logger.info("shard %05d is done already", state.shard)
     return None
 
 
+def _num_bad(commit: ShardCommit) -> int:
+    """Count the rows that lack an embedding and should not."""
+    return commit.num_bad - commit.reasons.get(f"image: {RETIRED}", 0)
+
+
 def _check_bad(workspace: Storage, commit: ShardCommit, max_bad: float) -> None:
-    num_rows = commit.stop - commit.start
-    if commit.num_bad > max_bad * num_rows:
+    num_rows, num_bad = commit.stop - commit.start, _num_bad(commit)
+    if num_bad > max_bad * num_rows:
         reasons = sorted(commit.reasons.items(), key=lambda each: -each[1])
         shown = ", ".join(f"{num} {reason!r}" for reason, num in reasons[:3])
         raise TooManyBadRowsError(
-            f"{commit.num_bad} of {num_rows} rows lack an image or title "
-            f"({commit.num_bad / num_rows:.1%}, allowed are {max_bad:.1%}): {shown}",
+            f"{num_bad} of {num_rows} rows lack an image or title "
+            f"({num_bad / num_rows:.1%}, allowed are {max_bad:.1%}): {shown}",
             where=f"{workspace.where(rows_name(commit.shard))}, column error",
             fix="mend the files and run the same command again, or raise --max-bad",
         )

@@ -5,7 +5,7 @@ bad item never stops a batch: it keeps its row, with NaN and the reason. What a 
 are depends on this chunk and those before it only, so that a run may stop and go on between any
 two. Cost at 12M items: one decode and two forward passes for each distinct picture and title.
 
-B batch, D embedding width, R rows of a chunk, H, W height and width in pixels.
+B batch, D embedding width, R rows of a chunk, S of a shard, H, W height and width in pixels.
 """
 
 import logging
@@ -17,21 +17,25 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float16, Float32, UInt8
+from jaxtyping import Bool, Float16, Float32, UInt8
 
 from cache.layout import ITEM_DTYPE
-from cache.reader import read_items
+from cache.reader import read_items, read_retired
 from cache.storage import Storage
 from cache.writer import ShardWriter
 from pipeline.decode_pool import TASK_PICTURES, Decoded, DecodePool, JpegDecoder
 from pipeline.item_contents import NUM_READERS, ReadItem, map_ahead, read_item
-from pipeline.items import CatalogWatch, read_places
+from pipeline.items import CatalogWatch, RawItem, read_places
 from pipeline.progress import Progress
 from schemas.commit import ShardCommit
 from schemas.plan import EncoderSpec, Plan
 from schemas.tables import ROWS
 
 logger = logging.getLogger(__name__)
+
+
+RETIRED = "retired"
+_RETIRED = RawItem(title=None, title_error=RETIRED, image=None, image_error=RETIRED)
 
 
 class EncoderLike(Protocol):
@@ -191,8 +195,8 @@ class _ShardRun:
     ) -> None:
         self.timer = _Timer()
         self._plan, self._shard = plan, shard
-        self._items = read_items(workspace, plan, shard)
-        self._files = self._items["source_file"].unique().to_pylist()
+        self._items, self._is_retired = shard_items(workspace, plan, shard)
+        self._files = live_files(self._items, self._is_retired)
         self._encoder, self._pool, self._watch, self._writer = encoder, pool, watch, writer
         self._batch_size = batch_size
         # By sha256: contents of earlier chunks, and of those that are being read ahead.
@@ -238,9 +242,7 @@ class _ShardRun:
             pictures: list[bytes] = []
             contents: list[_Content] = []
             num_items = 0
-            items = self._items.slice(start, stop - start)
-            places = (items[name].to_numpy() for name in ("source_file", "source_row"))
-            raw_items = read_places(self._plan.items, *places)
+            raw_items = self._raw_items(start, stop)
             for row, item in enumerate(map_ahead(readers, read_item, raw_items), start):
                 num_items += 1
                 if content := self._add(chunk, item, row):
@@ -251,6 +253,17 @@ class _ShardRun:
                     yield _Task(contents=contents, num_items=num_items, is_last=False), pictures
                     pictures, contents, num_items = [], [], 0
             yield _Task(contents=contents, num_items=num_items, is_last=True), pictures
+
+    def _raw_items(self, start: int, stop: int) -> Iterator[RawItem]:
+        """Read rows of the shard; what is retired may be gone, so it is not read."""
+        is_retired = self._is_retired[start:stop]
+        places = (
+            self._items[name].to_numpy()[start:stop][~is_retired]
+            for name in ("source_file", "source_row")
+        )
+        found = read_places(self._plan.items, *places)
+        for is_gone in is_retired.tolist():
+            yield _RETIRED if is_gone else next(found)
 
     def _add(self, chunk: _Chunk, item: ReadItem, row: int) -> _Content | None:
         """Note an item; return its picture's content if it is to be decoded."""
@@ -383,6 +396,22 @@ class _ShardRun:
             "image_title_cosine": pa.array(cosine, pa.float32(), mask=np.isnan(cosine)),
         }
         return pa.table(columns, schema=ROWS)
+
+
+def shard_items(
+    workspace: Storage, plan: Plan, shard: int
+) -> tuple[pa.Table, Bool[np.ndarray, " S"]]:
+    """Return a shard's items, and which of them are retired.
+
+    Raises: CacheCorruptError if a table is missing or not the planned one.
+    """
+    items = read_items(workspace, plan, shard)
+    return items, np.isin(items["row"].to_numpy(), read_retired(workspace, plan))
+
+
+def live_files(items: pa.Table, is_retired: Bool[np.ndarray, " S"]) -> list[int]:
+    """Return the catalog files that a shard's items are read from, by their positions."""
+    return np.unique(items["source_file"].to_numpy()[~is_retired]).tolist()
 
 
 def _error(item: ReadItem, image: _Content | None, title: _Content | None) -> str | None:

@@ -239,6 +239,8 @@ def find_weights(spec: EncoderSpec, weights: str | None = None) -> EncoderSpec:
     Raises: EncoderError if it is out of reach. Whether it is the planned one, `load_encoder` tells.
     """
     if weights is not None:
+        if not Path(weights).is_file():
+            raise EncoderError("no such file", where=weights, fix="name the checkpoint's file")
         return replace(spec, weights_path=str(Path(weights).resolve()))
     if spec.pretrained == RANDOM or Path(spec.weights_path).is_file():
         return spec

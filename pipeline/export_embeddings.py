@@ -111,7 +111,7 @@ def _write_npy(out: Storage, name: str, matrix: Float[np.ndarray, "S D"]) -> Non
     """Write a C-contiguous matrix as np.save does, whole or not at all."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(matrix))
-    out.write(name, header.getvalue(), matrix.data.cast("B"))
+    out.write(name, header.getvalue(), matrix.data.cast("B") if matrix.size else b"")
 
 
 def _label_emb(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from cache.storage import LocalStorage
 from pipeline.fusion import FusionNetwork
+from pipeline.locations import local_path
 from pipeline.model_card import model_card
 from pipeline.predictions import EVAL_BATCH, Inputs
 from pipeline.run_folder import ENCODER, RunFolder
@@ -88,9 +89,10 @@ def export_model(run: RunFolder, folder: str | Path) -> ExportedModel:
         run: a finished one.
         folder: local, to write to; files of an earlier export are replaced.
     Raises: FitError if the run is not finished and whole; ExportError if ONNX says otherwise than
-        torch on the val items; WorkspaceError.
+        torch on the val items, or the folder has files of others; WorkspaceError.
     """
-    out = LocalStorage(Path(folder))
+    out = LocalStorage(local_path(folder))
+    _check_folder(out.root)
     out.check_writable()
     record, encoder, labels, val = run.record(), run.encoder(), run.labels(), run.val()
     network = run.network(record.config, embed_dim=encoder.embed_dim, num_classes=len(labels))
@@ -122,6 +124,18 @@ def export_model(run: RunFolder, folder: str | Path) -> ExportedModel:
         num_other_answers=num_other,
         num_bytes=len(model),
     )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a place that is not for this: README.md and labels.csv are names that others use."""
+    if folder.is_dir():
+        names = {path.name for path in folder.iterdir()}
+        is_ours = not names or MODEL in names
+        what = f"the folder has other files: {', '.join(sorted(names)[:3])}"
+    else:
+        is_ours, what = not folder.exists(), "this is a file"
+    if not is_ours:
+        raise ExportError(what, where=str(folder), fix="name another folder with --out")
 
 
 def _onnx(module: nn.Module, embed_dim: int) -> bytes:

@@ -130,7 +130,7 @@ def _match(workspace: Storage, plan: Plan, source: Source) -> Int[np.ndarray, " 
             where=source.where,
             fix="choose the column with --id-column, or write ids as the catalog has them",
         )
-    if unknown := len(source.ids) - num_found:
+    if unknown := len(source.ids) - pc.count_distinct(found).as_py():
         logger.warning("%s rows of the source are not in the plan: ignored", f"{unknown:,}")
     if num_absent := plan.num_items - num_found:
         logger.warning("%s items of the plan are not in the source", f"{num_absent:,}")

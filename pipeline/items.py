@@ -121,7 +121,7 @@ def find_items(
             "no items found: expected a .parquet, .csv or .tar file, or a folder of .parquet or "
             "of .tar files",
             where=place,
-            fix="pass the catalog with --items",
+            fix="name another file or folder",
         )
     if len({is_tar(file) for file in files}) > 1:
         raise CatalogError(
@@ -195,7 +195,8 @@ class CatalogWatch:
 
     def __init__(self, source: ItemsSource) -> None:
         """Watch a planned catalog."""
-        self._source = source
+        self.source = source
+        """May be another one with more files."""
         self._stamps: dict[int, tuple[int, int, int] | None] = {}
 
     def check(self, numbers: Iterable[int]) -> None:
@@ -205,9 +206,9 @@ class CatalogWatch:
         Raises: as `check_unchanged`.
         """
         for number in numbers:
-            stamp = _stamp(self._source.files[number].path)
+            stamp = _stamp(self.source.files[number].path)
             if number not in self._stamps or self._stamps[number] != stamp:
-                check_unchanged(self._source, [number])
+                check_unchanged(self.source, [number])
                 self._stamps[number] = stamp
 
 

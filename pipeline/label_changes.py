@@ -24,7 +24,7 @@ from cache.storage import Storage
 from pipeline.labels import labels_sha256, read_labels
 from pipeline.locations import absolute
 from pipeline.plan_tables import check_texts
-from pipeline.plan_update import PlanChange, PlanUpdate, finish
+from pipeline.plan_update import PlanChange, PlanUpdate
 from pipeline.progress import Progress
 from schemas.plan import Plan
 
@@ -47,54 +47,57 @@ def update_labels(
     Raises: CatalogError if the labels cannot be used; PlanNotFoundError, CacheCorruptError,
         WorkspaceError.
     """
-    finish(workspace)
-    plan, update = read_plan(workspace), PlanUpdate(workspace)
-    old, new = read_planned_labels(workspace, plan), read_labels(path)
-    check_texts(new, plan.label_text, allow_duplicate_names=allow_duplicate_names, path=path)
+    with PlanUpdate(workspace) as update:
+        plan = read_plan(workspace)
+        new = read_labels(path)
+        check_texts(new, plan.label_text, allow_duplicate_names=allow_duplicate_names, path=path)
+        return _update(workspace, update, plan, new, absolute(path))
+
+
+def _update(
+    workspace: Storage, update: PlanUpdate, plan: Plan, new: pa.Table, path: str
+) -> PlanChange:
+    old = read_planned_labels(workspace, plan)
     old_ids, new_ids = (each["label_id"].combine_chunks() for each in (old, new))
     number = pc.index_in(old_ids, value_set=new_ids).fill_null(-1).to_numpy().astype(np.int64)
-    is_new = pc.index_in(new_ids, value_set=old_ids).is_null()
     kept = np.flatnonzero(number >= 0)
     counts = np.zeros(len(new), np.int64)
     counts[number[kept]] = old["count"].to_numpy()[kept]
-    before, after = (
-        old.take(pa.array(kept)).to_pylist(),
-        new.take(pa.array(number[kept])).to_pylist(),
-    )
-    pairs = list(zip(before, after, strict=True))
+    before, after = old.take(pa.array(kept)), new.take(pa.array(number[kept]))
+    pairs = list(zip(before.to_pylist(), after.to_pylist(), strict=True))
     num_renamed = sum(one["name"] != other["name"] for one, other in pairs)
     num_moved = sum(
         one["name"] == other["name"] and one["path"] != other["path"] for one, other in pairs
     )
     is_changed = labels_sha256(new) != plan.labels_sha256
-    num_unlabeled = 0
-    note = ""
+    tables, unlabeled = _renumbered(workspace, plan, update, old, number)
+    data = _unlabeled_csv(workspace, unlabeled, new_ids)
     if is_changed:
-        tables, unlabeled = _renumbered(workspace, plan, update, old, number)
-        num_unlabeled = len(unlabeled)
-        update.commit(
-            replace(
-                plan,
-                labels_path=absolute(path),
-                labels_sha256=labels_sha256(new),
-                num_labels=len(new),
-                items_tables=tables,
-                labels_table=update.labels(new, counts),
-            )
+        if len(unlabeled) or workspace.size(UNLABELED) is not None:
+            update.write(UNLABELED, data)  # with the plan: nobody could make it afterwards
+        plan = replace(
+            plan,
+            labels_path=path,
+            labels_sha256=labels_sha256(new),
+            num_labels=len(new),
+            items_tables=tables,
+            labels_table=update.labels(new, counts),
         )
-        note = _write_unlabeled(workspace, unlabeled)
+        update.commit(plan)
+    note = f"fill in the column label_id of {workspace.where(UNLABELED)} and give it to --relabel"
     return PlanChange(
-        plan=read_plan(workspace),
+        plan=plan,
         is_changed=is_changed,
         counts={
-            "new labels": pc.sum(is_new).as_py() or 0,
+            "new labels": len(new) - len(kept),
             "renamed labels": num_renamed,
             "labels at another path": num_moved,
             "removed labels": len(old) - len(kept),
             "labels as they were": len(kept) - num_renamed - num_moved,
-            "items that need a new label": num_unlabeled,
+            "labels with another number": int((number[kept] != kept).sum()),
+            "items that need a new label": len(unlabeled),
         },
-        note=note,
+        note=note if len(unlabeled) else "",
     )
 
 
@@ -140,26 +143,30 @@ def _renumbered(
     return tuple(tables), pa.concat_tables(unlabeled)
 
 
-def _write_unlabeled(workspace: Storage, unlabeled: pa.Table) -> str:
-    """Write the list for people to fill in; of items on an older list keep what that says."""
-    if not len(unlabeled):
-        workspace.remove(UNLABELED)
-        return ""
+def _unlabeled_csv(workspace: Storage, unlabeled: pa.Table, label_ids: pa.Array) -> bytes:
+    """Return the list for people to fill in.
+
+    Of items that had no label before, it keeps what an earlier list says: what they were once, and
+    answers that are still labels.
+    """
     try:
         options = pa.csv.ConvertOptions(
             column_types={name: pa.string() for name in unlabeled.column_names},
             strings_can_be_null=True,
+            null_values=[""],
         )
-        earlier = pa.csv.read_csv(
-            io.BytesIO(workspace.read(UNLABELED)), convert_options=options
-        ).select(unlabeled.column_names)
+        data = io.BytesIO(workspace.read(UNLABELED))
+        earlier = pa.csv.read_csv(data, convert_options=options).select(unlabeled.column_names)
     except (FileNotFoundError, pa.ArrowException, KeyError):
         earlier = unlabeled.slice(0, 0)
     place = pc.index_in(unlabeled["item_id"], value_set=earlier["item_id"].combine_chunks())
+    place = pc.if_else(unlabeled["old_label_id"].is_null(), place, None)  # unlabeled before
     for name in ("label_id", *_OLD):
-        filled = pc.coalesce(unlabeled[name], earlier[name].take(place))
+        said = earlier[name].take(place)
+        if name == "label_id":
+            said = pc.if_else(pc.is_in(said, value_set=label_ids), said, None)
+        filled = pc.coalesce(unlabeled[name], said)
         unlabeled = unlabeled.set_column(unlabeled.column_names.index(name), name, filled)
     buffer = io.BytesIO()
     pa.csv.write_csv(unlabeled, buffer)
-    workspace.write(UNLABELED, buffer.getvalue())
-    return f"fill in the column label_id of {workspace.where(UNLABELED)} and give it to --relabel"
+    return buffer.getvalue()

@@ -39,6 +39,18 @@ def absolute(place: str | Path) -> str:
     return os.path.abspath(text)
 
 
+def local_path(place: str | Path) -> Path:
+    """Return where to write, which has to be local. Raises: CatalogError of a URL."""
+    text = absolute(place)
+    if is_url(text):
+        raise CatalogError(
+            "this is written to a local place only",
+            where=text,
+            fix="name a local --out, then copy it",
+        )
+    return Path(text)
+
+
 def file_name(file: str) -> str:
     """Return a file's name in lower case, without the query of a signed URL."""
     place = file.split("::")[0]

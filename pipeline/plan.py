@@ -16,7 +16,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from cache.layout import LABELS_TABLE, RETIRED_TABLE, chunk_num_bytes, items_name, parquet_bytes
+from cache.layout import (
+    LABELS_TABLE,
+    RETIRED_TABLE,
+    THE_PLAN,
+    chunk_num_bytes,
+    items_name,
+    parquet_bytes,
+)
+from cache.lease import Lease
 from cache.reader import PLAN, read_items, read_plan
 from cache.reader import read_labels as read_planned_labels
 from cache.storage import Storage
@@ -142,7 +150,6 @@ def make_plan(
     """
     _check_sizes(shard_rows, chunk_rows)
     workspace.check_writable()
-    finish(workspace)
     label_table = read_labels(labels)
     check_texts(label_table, label_text, allow_duplicate_names=allow_duplicate_names, path=labels)
     source = find_items(items, items_root)
@@ -172,9 +179,11 @@ def make_plan(
         ),
         labels_table=hashlib.sha256(labels_bytes).hexdigest(),
     )
-    is_new = _differs(workspace, plan, force=force)
-    if is_new:
-        _write(workspace, plan, _items_files(scanned, splits, shard_rows), labels_bytes)
+    with Lease(workspace, THE_PLAN):
+        finish(workspace)
+        is_new = _differs(workspace, plan, force=force)
+        if is_new:
+            _write(workspace, plan, _items_files(scanned, splits, shard_rows), labels_bytes)
     if num_empty := int((counts == 0).sum()):
         logger.warning("%d of %d labels have no items", num_empty, plan.num_labels)
     for code, name in enumerate(SPLITS):

@@ -7,21 +7,21 @@ twice.
 
 import hashlib
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int, Int64
 
-from cache.layout import LABELS_TABLE, RETIRED_TABLE, items_name, parquet_bytes
-from cache.reader import PLAN
+from cache.layout import LABELS_TABLE, RETIRED_TABLE, THE_PLAN, items_name, parquet_bytes
+from cache.lease import Lease
+from cache.reader import PENDING, PENDING_PLAN, PLAN, read_plan
 from cache.storage import Storage
 from pipeline.plan_tables import labels_file
 from pipeline.text_table import TextTable
 from schemas.configs import to_json
 from schemas.plan import Plan
 from schemas.tables import ITEMS, RETIRED
-
-_PENDING = "pending/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,46 +48,74 @@ class PlanChange:
 
 
 class PlanUpdate:
-    """Tables that are about to change; each is written as it comes."""
+    """Tables that are about to change, each written as it comes; a context manager.
+
+    Holds the lease of the plan. Ends a change that was interrupted before it begins.
+    """
 
     def __init__(self, workspace: Storage) -> None:
-        """Begin; what an earlier one left undecided is dropped.
-
-        Raises: WorkspaceError if the workspace cannot be written.
-        """
-        workspace.check_writable()
+        """Name the workspace; entering takes the lease."""
         self._workspace = workspace
-        for name in workspace.sizes(_PENDING):
-            workspace.remove(name)
+        self._lease = Lease(workspace, THE_PLAN)
+
+    def __enter__(self) -> "PlanUpdate":
+        """Take the lease and clear the ground.
+
+        Raises: LeaseError if somebody else changes the plan; WorkspaceError if the workspace
+            cannot be written; PlanNotFoundError if it has no plan.
+        """
+        workspace = self._workspace
+        if workspace.size(PENDING_PLAN) is None:
+            read_plan(workspace)  # a folder that is none is left as it is
+        workspace.check_writable()
+        self._lease.__enter__()
+        try:
+            finish(workspace)
+            for name in workspace.sizes(PENDING):
+                workspace.remove(name)
+        except BaseException:
+            self._lease.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the lease back."""
+        self._lease.__exit__(kind, error, traceback)
 
     def items(self, shard: int, table: pa.Table) -> str:
         """Write a shard's items table; return its sha256."""
-        return self._write(items_name(shard), parquet_bytes(table.cast(ITEMS)))
+        return self.write(items_name(shard), parquet_bytes(table.cast(ITEMS)))
 
     def labels(self, labels: pa.Table, counts: Int[np.ndarray, " C"]) -> str:
         """Write the labels table; return its sha256."""
-        return self._write(LABELS_TABLE, labels_file(labels, counts))
+        return self.write(LABELS_TABLE, labels_file(labels, counts))
 
     def retired(self, rows: Int64[np.ndarray, " n"]) -> str:
         """Write which rows are retired; return the table's sha256."""
-        return self._write(RETIRED_TABLE, parquet_bytes(pa.table({"row": rows}).cast(RETIRED)))
+        return self.write(RETIRED_TABLE, parquet_bytes(pa.table({"row": rows}).cast(RETIRED)))
 
     def commit(self, plan: Plan) -> None:
         """Decide for the new plan, and put everything in its place."""
-        self._write(PLAN, to_json(plan).encode())
+        self.write(PLAN, to_json(plan).encode())
         finish(self._workspace)
 
-    def _write(self, name: str, data: bytes) -> str:
-        self._workspace.write(_PENDING + name, data)
+    def write(self, name: str, data: bytes) -> str:
+        """Write any other file that is to change with the plan; return its sha256."""
+        self._workspace.write(PENDING + name, data, check=self._lease.check)
         return hashlib.sha256(data).hexdigest()
 
 
 def finish(workspace: Storage) -> None:
     """End a change of the plan that was decided and then interrupted, if there is one."""
-    if workspace.size(_PENDING + PLAN) is None:
+    if workspace.size(PENDING_PLAN) is None:
         return
-    waiting = [name for name in workspace.sizes(_PENDING) if name != _PENDING + PLAN]
-    for name in [*waiting, _PENDING + PLAN]:
-        workspace.write(name.removeprefix(_PENDING), workspace.read(name))
-    for name in [_PENDING + PLAN, *waiting]:
+    waiting = [name for name in workspace.sizes(PENDING) if name != PENDING_PLAN]
+    for name in [*waiting, PENDING_PLAN]:
+        workspace.write(name.removeprefix(PENDING), workspace.read(name))
+    for name in [PENDING_PLAN, *waiting]:
         workspace.remove(name)

@@ -24,6 +24,7 @@ from pipeline.decode_pool import DecodePool
 from pipeline.embed_items import EmbeddedItems, embed_items
 from pipeline.embed_shard import EncoderLike
 from pipeline.items import PictureFile, RawItem, named_items
+from pipeline.locations import local_path
 from pipeline.predictions import Inputs
 from pipeline.progress import Progress, duration
 from pipeline.run_classifier import Answered, RunClassifier
@@ -91,7 +92,7 @@ def predict_item(
     )
     with _pool(encoder, 0) as pool:
         (found,) = embed_items([(None, item)], encoder, pool)
-    if image is not None and not found.image_ok[0]:
+    if image is not None and classifier.sees_images and not found.image_ok[0]:
         raise CatalogError(
             str(found.errors[0]), where=image, fix="give another picture, or leave --image out"
         )
@@ -120,7 +121,7 @@ def predict_items(
         WorkspaceError if it cannot be written.
     """
     started = time.perf_counter()
-    path = Path(out).absolute()
+    path = local_path(out)
     _check_out(path, source)
     counts: Counter[str] = Counter()
     errors: Counter[str] = Counter()
@@ -159,6 +160,8 @@ def answer_table(found: pa.Table, classifier: RunClassifier) -> TextTable:
         for label, probability in zip(row["top_label_ids"], row["top_probabilities"], strict=True)
     ]
     note = ""
+    if not rows:
+        note = f"nothing to predict from: {row['error'] or 'not what these networks look at'}"
     if row["abstains"]:
         note = f"abstains: the first is below the threshold, {100 * classifier.threshold:.1f} %"
     return TextTable(
@@ -187,9 +190,10 @@ def _kinds(error: str) -> Iterator[str]:
 
 
 def _check_out(path: Path, source: ItemsSource) -> None:
-    if path.suffix != ".parquet":
+    if path.suffix != ".parquet" or path.is_dir():
+        what = "is a folder" if path.is_dir() else "does not end with .parquet"
         raise CatalogError(
-            f"{path.name!r} does not end with .parquet", where="--out", fix="name it so"
+            f"{path.name!r} {what}", where="--out", fix="name a file that ends with .parquet"
         )
     if str(path.resolve()) in {os.path.realpath(file.path) for file in source.files}:
         raise CatalogError(

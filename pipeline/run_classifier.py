@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.acceptance import choose_threshold
 from pipeline.decisions import Decision, argmax, crm, fit_temperature
 from pipeline.predictions import EVAL_BATCH, Classifier, Inputs, top_answers
-from pipeline.run_folder import LABELS, VAL, RunFolder
+from pipeline.run_folder import VAL, RunFolder
 from pipeline.status import RUN_COMMIT
 from pipeline.taxonomy import Taxonomy
 from schemas.errors import FitError, TargetError
@@ -51,6 +51,8 @@ class RunClassifier:
     """Least probability of an answer; -inf takes every one."""
     num_top: int
     """P."""
+    sees_images: bool
+    """Whether one of the networks looks at pictures."""
     device: torch.device
 
     def answer(self, inputs: Inputs) -> Answered:
@@ -79,8 +81,10 @@ def open_classifier(
     first = folders[0]
     digests = [folder.read_json(RunCommit, RUN_COMMIT).sha256 for folder in folders]
     encoder, labels = first.encoder(), first.labels()
-    for folder, found in zip(folders[1:], digests[1:], strict=True):
-        if (found[LABELS], folder.encoder().spec_id()) != (digests[0][LABELS], encoder.spec_id()):
+    spoken = labels.drop_columns(["count"])  # which changes with the catalog
+    for folder in folders[1:]:
+        is_other = folder.labels().drop_columns(["count"]) != spoken
+        if is_other or folder.encoder().spec_id() != encoder.spec_id():
             raise FitError(
                 f"{folder.name} has other labels or another encoder than {first.name}",
                 where="--ensemble",
@@ -123,6 +127,7 @@ def open_classifier(
         decision=decision,
         threshold=threshold,
         num_top=config.num_top,
+        sees_images=any(modalities != "title" for _, modalities in members),
         device=device,
     )
 

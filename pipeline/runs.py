@@ -179,7 +179,16 @@ def find_folder(workspace: Storage, text: str) -> RunFolder:
     path = Path(text)
     if (path / RUN_COMMIT).is_file():
         return RunFolder(LocalStorage(path.resolve().parent), path.resolve().name)
-    return run_folder(workspace, find_run(workspace, text))
+    try:
+        return run_folder(workspace, find_run(workspace, text))
+    except FitError as error:
+        if not path.is_dir():
+            raise
+        raise FitError(
+            f"no {RUN_COMMIT}: this is not the folder of a finished run",
+            where=str(path.resolve()),
+            fix="name one that `fit` made, whole",
+        ) from error
 
 
 def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwork, RunRecord]:

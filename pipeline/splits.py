@@ -57,8 +57,8 @@ def extend_splits(
 ) -> Int[np.ndarray, " n"]:
     """Return the splits of items that join a catalog, in which held-out splits keep their shares.
 
-    By the same hash as in `assign_splits`, so an item that left comes back to where it was, but for
-    a few at the border. A label keeps at least one train item where nothing else is given.
+    An empty one gets the share that `assign_splits` would give it. By a hash of the id; a label
+    keeps at least one train item where nothing else is given.
 
     Args:
         item_ids: strings, unique.
@@ -69,7 +69,10 @@ def extend_splits(
         train_counts: its train items of each label.
     Raises: CatalogError as `assign_splits`.
     """
-    ends = np.cumsum([split_counts[TEST], split_counts[VAL]]) / max(split_counts.sum(), 1)
+    num_items = int(split_counts.sum()) + len(labels)
+    usual = min(MAX_HELD_OUT, max(1, num_items // 10)) / num_items if num_items else 0.0
+    shares = split_counts / max(split_counts.sum(), 1)
+    ends = np.cumsum([shares[split] or usual for split in (TEST, VAL)])
     hashes = np.fromiter((_hash(item, seed) for item in item_ids.to_pylist()), np.uint64)
     share = hashes.astype(np.float64) / 2.0**64
     codes = np.select([share < ends[0], share < ends[1]], [TEST, VAL], TRAIN).astype(np.int8)

@@ -111,7 +111,7 @@ class FitStoppedError(PipelineError, RuntimeError):
 
 
 class ExportError(PipelineError, RuntimeError):
-    """An exported model does not say what the network says."""
+    """A model cannot be exported there, or does not say what the network says."""
 
 
 class EmbeddingFilesError(PipelineError, ValueError):

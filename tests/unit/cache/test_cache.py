@@ -401,11 +401,11 @@ def test_a_longer_plan_keeps_the_shards_that_stay(workspace: LocalStorage) -> No
         "done",
         "missing",
     ]
-    with pytest.raises(SpecMismatchError, match="256 rows, the plan 300"):
-        Cache(workspace, longer, allow_partial=True)
-    open_arrays(workspace, longer)
-    image_emb = Cache(workspace, longer, allow_partial=True).read("image")
-    np.testing.assert_array_equal(image_emb[:256], embeddings["image"])
+    for _ in range(2):
+        image_emb = Cache(workspace, longer, allow_partial=True).read("image")
+        np.testing.assert_array_equal(image_emb[:256], embeddings["image"])
+        assert np.isnan(image_emb[256:]).all()
+        open_arrays(workspace, longer)
     assert zarr.open(array_path(workspace, "image"), mode="r").shape == (300, 16)
 
 

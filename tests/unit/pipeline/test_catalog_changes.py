@@ -29,7 +29,7 @@ from pipeline.items import find_items, read_places
 from pipeline.label_changes import UNLABELED, update_labels
 from pipeline.neighbors import write_neighbors
 from pipeline.plan import make_plan
-from pipeline.plan_update import PlanChange
+from pipeline.plan_update import PlanChange, PlanUpdate
 from pipeline.status import read_status
 from pipeline.tensors import FitData
 from pipeline.verify import verify
@@ -37,11 +37,15 @@ from schemas.clean import CleanConfig
 from schemas.configs import to_json
 from schemas.errors import (
     CacheCorruptError,
+    CacheIncompleteError,
     CatalogError,
     ConfigError,
+    LeaseError,
     NeighborsError,
+    PlanMismatchError,
     PlanNotFoundError,
 )
+from schemas.plan import ItemsSource
 from schemas.run import FitConfig
 from tests.fakes import CPU, HashEncoder, chunk_path, items_path, picture_bytes, write_catalog
 from tests.unit.pipeline.test_embed import planned, run
@@ -159,7 +163,7 @@ def test_a_changed_item_gets_a_new_row_and_keeps_its_split(workspace: LocalStora
     given["image"][1] = picture_bytes((1, 2, 3))
     given["image"][2] = None
     change = append(workspace, given)
-    assert list(change.counts.values()) == [0, 3, 0, 2]
+    assert list(change.counts.values()) == [0, 3, 0, 0, 2]
     encoder = embed_missing(workspace)
     assert (encoder.num_images, encoder.num_texts) == (2, 3)
     after = live(workspace)
@@ -185,7 +189,7 @@ def test_what_is_given_twice_changes_nothing_the_second_time(workspace: LocalSto
         before = tables(workspace)
         change = append(workspace, given)
         assert not change.is_changed
-        assert list(change.counts.values()) == [0, 0, 0, 7]
+        assert list(change.counts.values()) == [0, 0, 0, 0, 7]
         assert tables(workspace) == before
         if not again:
             embed_missing(workspace)
@@ -216,7 +220,7 @@ def test_another_label_is_taken_without_embedding(workspace: LocalStorage) -> No
     """Given with the item, or alone in a list; labels are in no embedding."""
     before = committed(workspace)
     change = append(workspace, some(columns(), [0, 1, 2], label_id=["L3", "L1", "L3"]))
-    assert list(change.counts.values()) == [0, 0, 2, 1]
+    assert list(change.counts.values()) == [0, 0, 2, 0, 1]
     pa.csv.write_csv(
         pa.table(
             {"item_id": ["item-0000", "item-0005", "item-0006"], "label_id": ["L2", "L2", ""]}
@@ -471,14 +475,139 @@ def test_a_change_that_is_killed_anywhere_is_whole_after_the_next_call(
             break
         except KeyboardInterrupt:
             workspace = LocalStorage(root)
+            workspace.remove("cache/leases/plan.json")  # of a process that is dead in earnest
             if workspace.read("plan.json") == old["plan.json"]:
-                with contextlib.suppress(CacheCorruptError):  # which names the command below
+                with contextlib.suppress(CacheIncompleteError):  # which names the command below
                     read_all_items(workspace, read_plan(workspace))
             append_items(workspace, items)
             assert tables(workspace) == expected
             shutil.rmtree(root)
         num_steps += 1
     assert num_steps > 10
+
+
+def test_a_catalog_rewritten_in_place_stays_whole(workspace: LocalStorage) -> None:
+    """The usual way of a nightly export: the same name, all items, twice before it is embedded."""
+    plan = read_plan(workspace)
+    mine = shutil.copy(plan.items.files[0].path, workspace.root / "items.parquet")
+    file = replace(plan.items.files[0], path=str(mine))
+    workspace.write("plan.json", to_json(replace(plan, items=ItemsSource(files=(file,)))).encode())
+    for num_items in (NUM_ITEMS + 10, NUM_ITEMS + 20):
+        write_items(workspace.root / "items.parquet", columns(num_items))
+        change = append_items(workspace, workspace.root / "items.parquet")
+        assert change.counts["items as they were"] == NUM_ITEMS
+    assert not append_items(workspace, workspace.root / "items.parquet").is_changed
+    encoder = embed_missing(workspace)
+    assert encoder.num_images == 20  # and not the ten that were retired before they were embedded
+    found = live(workspace)
+    assert set(found) == set(columns(NUM_ITEMS + 20)["item_id"])
+    assert not any(np.isnan(item["image"]).any() for item in found.values())
+    # A damaged chunk of an old shard is mended from the new file.
+    chunk = chunk_path(workspace, "title", 0)
+    whole = chunk.read_bytes()
+    chunk.write_bytes(bytes(len(whole)))
+    embed_missing(workspace)
+    assert chunk.read_bytes() == whole
+
+
+def test_retired_items_need_no_source(workspace: LocalStorage) -> None:
+    """A shard of nothing else is done without reading; its rows say why they are empty."""
+    every = columns(NUM_ITEMS + 5)
+    change = append(workspace, some(every, list(range(NUM_ITEMS, NUM_ITEMS + 5))))
+    ids = "\n".join(every["item_id"][NUM_ITEMS:])
+    (workspace.root / "gone.txt").write_text(ids)
+    delete_items(workspace, workspace.root / "gone.txt")
+    Path(change.plan.items.files[1].path).unlink()
+    encoder = HashEncoder()
+    run(workspace, read_plan(workspace), encoder)  # and no row of them counts as bad
+    assert encoder.num_images == 0
+    rows = Cache(workspace, read_plan(workspace)).read_rows().slice(112)
+    assert rows["error"].to_pylist() == ["image: retired; title: retired"] * 5
+    assert set(live(workspace)) == set(columns()["item_id"])
+
+
+def test_imported_items_are_not_thrown_away_unseen(workspace: LocalStorage) -> None:
+    """Without their source nobody knows whether they changed: that is said, not assumed."""
+    out, plan = str(workspace.root / "out"), read_plan(workspace)
+    export_embeddings(workspace, plan, out)
+    shutil.rmtree(workspace.root / "cache")
+    file = replace(plan.items.files[0], path=str(workspace.root / "gone.parquet"))
+    workspace.write("plan.json", to_json(replace(plan, items=ItemsSource(files=(file,)))).encode())
+    source = open_folder(read_plan(workspace), out)
+    import_embeddings(workspace, read_plan(workspace), source, HashEncoder, trust=True)
+    with pytest.raises(CatalogError, match="was imported") as caught:
+        append(workspace, columns(NUM_ITEMS + 1))
+    assert "other names" in caught.value.fix
+
+
+def test_two_changes_at_once_are_one_after_the_other(workspace: LocalStorage) -> None:
+    """The second would write over what the first has not put in place yet."""
+    (workspace.root / "gone.txt").write_text("item-0001\n")
+    with PlanUpdate(workspace), pytest.raises(LeaseError, match="the plan is being written"):
+        delete_items(workspace, workspace.root / "gone.txt")
+    assert delete_items(workspace, workspace.root / "gone.txt").is_changed
+
+
+def test_embedding_goes_on_while_items_are_relabeled(workspace: LocalStorage) -> None:
+    """Jobs on GPU nodes take days, and labels are in no embedding."""
+    every = columns(NUM_ITEMS + 40)
+    append(workspace, some(every, list(range(NUM_ITEMS, NUM_ITEMS + 40))))
+    table = pa.table({"item_id": every["item_id"][NUM_ITEMS:], "label_id": ["L3"] * 40})
+    pq.write_table(table, workspace.root / "relabel.parquet")
+
+    class Relabeling(HashEncoder):
+        def encode_texts(self, texts: list[str], batch_size: int = 64) -> np.ndarray:
+            if not self.num_texts:
+                relabel_items(workspace, workspace.root / "relabel.parquet")
+            return super().encode_texts(texts, batch_size)
+
+    run(workspace, read_plan(workspace), Relabeling())
+    assert len(live(workspace)) == NUM_ITEMS + 40
+    plan = read_plan(workspace)
+    another = replace(plan, shards=("0" * 64,) * plan.num_shards)
+    with pytest.raises(PlanMismatchError, match="planned anew"):
+        run(workspace, another)
+
+
+def test_a_split_that_was_emptied_fills_again(
+    workspace: LocalStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else fit would refuse the plan for ever."""
+    items = live(workspace)
+    gone = [item_id for item_id, item in items.items() if item["split"] == "test"]
+    (workspace.root / "gone.txt").write_text("\n".join(gone))
+    delete_items(workspace, workspace.root / "gone.txt")
+    assert "no test items are left" in caplog.text
+    every = columns(NUM_ITEMS + 300)
+    append(workspace, some(every, list(range(NUM_ITEMS, NUM_ITEMS + 300))))
+    splits = read_all_items(workspace, read_plan(workspace))["split"].to_pylist()
+    assert splits.count("test") > 10
+
+
+def test_a_given_split_moves_an_item(workspace: LocalStorage) -> None:
+    """The column has the last word for items that are there already, too."""
+    append(workspace, some(columns(), [0, 1, 2], split=["val", None, "test"]))
+    found = live(workspace)
+    assert (found["item-0000"]["split"], found["item-0002"]["split"]) == ("val", "test")
+    change = append(workspace, some(columns(), [0, 2], split=["train", "test"]))
+    assert change.counts["items in another split"] == 1
+    assert not append(workspace, some(columns(), [0, 2], split=["train", "test"])).is_changed
+
+
+def test_a_plan_that_grew_is_not_a_broken_cache(workspace: LocalStorage) -> None:
+    """Between a change and its embedding readers may go on with what is there."""
+    append(workspace, some(columns(NUM_ITEMS + 5), list(range(NUM_ITEMS, NUM_ITEMS + 5))))
+    plan = read_plan(workspace)
+    verify(workspace, plan, range(7)).check()
+    assert len(Cache(workspace, plan, allow_partial=True).read("image")) == 117
+
+
+def test_a_shard_of_retired_items_is_exported_empty(workspace: LocalStorage) -> None:
+    """An .npy without rows beside metadata without rows."""
+    (workspace.root / "gone.txt").write_text("\n".join(columns()["item_id"][16:32]))
+    delete_items(workspace, workspace.root / "gone.txt")
+    export_embeddings(workspace, read_plan(workspace), str(workspace.root / "out"))
+    assert np.load(workspace.root / "out" / "img_emb" / "img_emb_00001.npy").shape == (0, 16)
 
 
 def test_places_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -510,7 +639,7 @@ def test_another_taxonomy_keeps_items_and_embeds_only_new_texts(workspace: Local
         [("new", "New"), ("L3", "Thing 3"), ("L0", "Thing 0, renamed"), ("L1a", "A"), ("L1b", "B")],
     )
     change = update_labels(workspace, path)
-    assert list(change.counts.values()) == [3, 1, 0, 2, 1, 50]
+    assert list(change.counts.values()) == [3, 1, 0, 2, 1, 2, 50]
     assert "unlabeled.csv" in change.note
     assert committed(workspace) == before
     plan = read_plan(workspace)
@@ -566,12 +695,27 @@ def test_the_list_of_unlabeled_items_is_filled_in_and_given_back(workspace: Loca
     assert read_labels(workspace, read_plan(workspace))["count"].to_pylist() == [74, 25]
 
 
+def test_an_old_answer_is_not_given_again(workspace: LocalStorage) -> None:
+    """An item that got a label and loses it again starts with an empty cell."""
+    every = [(f"L{i}", f"Thing {i}") for i in range(4)]
+    update_labels(workspace, write_labels_file(workspace, every[1:]))
+    rows = pa.csv.read_csv(workspace.path(UNLABELED)).to_pylist()
+    filled = [row | {"label_id": "L1"} for row in rows]
+    pa.csv.write_csv(pa.Table.from_pylist(filled), workspace.path(UNLABELED))
+    relabel_items(workspace, workspace.path(UNLABELED))
+    update_labels(workspace, write_labels_file(workspace, every[2:]))
+    rows = pa.csv.read_csv(workspace.path(UNLABELED)).to_pylist()
+    assert {row["label_id"] for row in rows} <= {None, ""}
+    assert {row["old_label_id"] for row in rows} == {"L1"}
+    assert len(rows) == 50
+
+
 def test_labels_that_only_grow_leave_every_items_table_alone(workspace: LocalStorage) -> None:
     """Numbers stay, so there is nothing to write at 12M items."""
     before = [items_path(workspace, shard).stat().st_mtime_ns for shard in range(7)]
     labels = [(f"L{i}", f"Thing {i}") for i in range(6)]
     assert list(update_labels(workspace, write_labels_file(workspace, labels)).counts.values()) == [
-        2, 0, 0, 0, 4, 0,
+        2, 0, 0, 0, 4, 0, 0,
     ]  # fmt: skip
     assert [items_path(workspace, shard).stat().st_mtime_ns for shard in range(7)] == before
     assert embed_missing(workspace).num_texts == 2
@@ -615,7 +759,7 @@ def test_the_command_line_makes_one_change_at_a_time(workspace: LocalStorage) ->
     assert code == 2
     assert "leave out --seed" in output
     assert "give --items and --labels, or a change" in call("--items", items)[1]
-    assert "next: python cli.py fit" in call("--delete", gone)[1]
+    assert "next: python cli.py status" in call("--delete", gone)[1]
     assert "next: python cli.py embed --shards 7-7" in call("--append", items)[1]
     assert "next: python cli.py embed --labels" in call("--update-labels", labels)[1]
     assert call("--relabel", gone)[0] == 1

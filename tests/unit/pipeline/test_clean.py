@@ -1,6 +1,7 @@
 """What clean finds in a catalog of which it is known what is wrong, and what fit makes of it."""
 
 import logging
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.layout import parquet_bytes, parquet_table
-from cache.reader import Cache, read_plan
+from cache.reader import Cache, read_all_items, read_plan
 from cache.storage import LocalStorage
 from pipeline import clean as module
+from pipeline.catalog_changes import delete_items
 from pipeline.clean import Cleaning, clean, mismatches, normalized
 from pipeline.clean_table import CLEAN_TABLE, write_clean
 from pipeline.compare import compare
@@ -356,6 +358,19 @@ def test_a_picture_or_title_of_many_items_makes_no_near_duplicates(
         assert joined < 0.3 * num
     exact, of = planted_rows(found.table, truth, ("exact",))
     assert [group[row] for row in exact] == [group[row] for row in of]
+
+
+def test_a_retired_item_does_not_count_and_does_not_crash(
+    planted: tuple[LocalStorage, Plan, pa.Table], tmp_path: Path
+) -> None:
+    """Whichever it is: also the one whose picture nobody else has."""
+    workspace = LocalStorage(tmp_path / "changed")
+    shutil.copytree(planted[0].root, workspace.root)
+    (tmp_path / "gone.txt").write_text(read_all_items(*planted[:2])["item_id"][-1].as_py())
+    delete_items(workspace, tmp_path / "gone.txt")
+    found = clean(workspace, read_plan(workspace), CleanConfig())
+    assert not found.table["keep"][-1].as_py()
+    assert found.table["reason"][-1].as_py() is None
 
 
 def test_a_failing_report_leaves_fit_as_it_was(

@@ -18,7 +18,7 @@ from pipeline.fit import fit
 from pipeline.neighbors import write_neighbors
 from pipeline.runs import find_folder, run_folder
 from pipeline.tensors import FitData
-from schemas.errors import ExportError, FitError
+from schemas.errors import CatalogError, ExportError, FitError
 from schemas.plan import Plan
 from schemas.run import FitConfig
 from tests.fakes import CPU, fake_workspace
@@ -112,6 +112,23 @@ def test_a_model_that_says_otherwise_is_not_written(
         export_model(run_folder(workspace, run.name), tmp_path / "out")
     assert "constraints.txt" in caught.value.fix
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_others_are_left_alone(shop: tuple[LocalStorage, Plan], tmp_path: Path) -> None:
+    """README.md and labels.csv are names that a catalog has too."""
+    workspace, plan = shop
+    run = fit(workspace, plan, FitConfig(approach="1", **QUICK), runtime=CPU)
+    folder = run_folder(workspace, run.name)
+    (tmp_path / "catalog").mkdir()
+    (tmp_path / "catalog" / "labels.csv").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for place in ("catalog", "file"):
+        with pytest.raises(ExportError):
+            export_model(folder, tmp_path / place)
+    with pytest.raises(CatalogError, match="local place only"):
+        export_model(folder, "s3://bucket/out")
+    for _ in range(2):  # an earlier export is replaced
+        export_model(folder, tmp_path / "out")
 
 
 def test_labels_that_swap_places_are_noticed() -> None:

@@ -1,6 +1,7 @@
 """Answers for new items: the same as fit measured, from a run's folder and an encoder alone."""
 
 import functools
+import hashlib
 import io
 import json
 import shutil
@@ -314,7 +315,9 @@ def test_answers_never_replace_the_items(shop: Shop, tmp_path: Path) -> None:
     items = table_of(tmp_path / "items.parquet", title=["thing"])
     source = find_items(items, None, is_labeled=False)
     (tmp_path / "link.parquet").symlink_to(items)
-    for out in (items, tmp_path / "link.parquet", tmp_path / "answers.csv"):
+    (tmp_path / "folder.parquet").mkdir()
+    names = ("items.parquet", "link.parquet", "answers.csv", "folder.parquet")
+    for out in (*(tmp_path / name for name in names), "s3://bucket/answers.parquet"):
         with pytest.raises(CatalogError):
             predict_items(shop.classifier(), HashEncoder(), source, out, num_workers=0)
 
@@ -357,6 +360,8 @@ def test_weights_are_found_where_they_are_on_this_machine(
     with pytest.raises(EncoderError) as caught:
         find_weights(gone)
     assert "--weights" in caught.value.fix
+    with pytest.raises(EncoderError, match="no such file"):
+        find_weights(folder, str(tmp_path / "absent.pt"))
     copy.write_bytes(b"other")
     with pytest.raises(EncoderError, match="sha256"):
         load_encoder(find_weights(folder, str(copy)), "cpu")
@@ -364,6 +369,36 @@ def test_weights_are_found_where_they_are_on_this_machine(
 
 def _elsewhere(spec: EncoderSpec, **changes: str) -> EncoderSpec:
     return replace(spec, weights_path="/elsewhere/model.safetensors", **changes)
+
+
+def test_what_cannot_be_answered_says_why(shop: Shop, tmp_path: Path) -> None:
+    """A network that sees pictures only has nothing to say of a title."""
+    config = FitConfig(approach="1", **QUICK, modalities="image")
+    run_name = fit(shop.workspace, shop.plan, config, runtime=CPU).name
+    classifier = shop.classifier(run_name)
+    found = predict_item(classifier, HashEncoder(), image=None, title="thing")
+    assert "nothing to predict from: image: not given" in answer_table(found, classifier).note
+    config = replace(config, modalities="title")
+    titles = shop.classifier(fit(shop.workspace, shop.plan, config, runtime=CPU).name)
+    absent = str(tmp_path / "absent.png")
+    assert predict_item(titles, HashEncoder(), image=absent, title="thing")["label_id"][0].as_py()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FitError, match=r"no commit\.json") as caught:
+        shop.classifier(str(tmp_path / "empty"))
+    assert caught.value.where == str(tmp_path / "empty")
+
+
+def test_runs_from_before_and_after_a_change_go_together(shop: Shop, copied: Path) -> None:
+    """Counts of items change every day; the labels are the same."""
+    labels = pq.read_table(copied / "labels.parquet")
+    counts = pa.array([7] * len(labels), pa.int64())
+    labels = labels.set_column(labels.column_names.index("count"), "count", counts)
+    pq.write_table(labels, copied / "labels.parquet")
+    commit = json.loads((copied / "commit.json").read_text())
+    sha256 = hashlib.sha256((copied / "labels.parquet").read_bytes()).hexdigest()
+    commit["sha256"]["labels.parquet"] = sha256
+    (copied / "commit.json").write_text(json.dumps(commit))
+    assert len(shop.classifier(str(copied), shop.runs[1]).runs) == 2
 
 
 def test_a_runs_folder_says_which_encoder_and_labels_it_has(shop: Shop) -> None:
