@@ -75,7 +75,7 @@ def lease_name(what: int | str) -> str:
 
 
 LABELS_COMMIT = "cache/commits/labels.json"
-LABEL_TEXTS = "cache/rows/labels.parquet"
+LABEL_TEXTS = "cache/label_texts.parquet"
 
 
 def items_name(shard: int) -> str:
