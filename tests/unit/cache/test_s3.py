@@ -17,8 +17,9 @@ import torch
 from cache import object_storage
 from cache.lease import Lease, read_holder
 from cache.object_storage import ObjectStorage
-from cache.reader import Cache, read_all_items
+from cache.reader import Cache, read_all_items, read_plan
 from cache.storage import LocalStorage, Storage, open_storage
+from pipeline.catalog_changes import delete_items
 from pipeline.fit import fit
 from pipeline.neighbors import write_neighbors
 from pipeline.status import read_status
@@ -288,6 +289,23 @@ def test_fit_reads_and_writes_there(bucket: Callable[[str], Storage], tmp_path: 
     runs = workspace.sizes("runs")
     assert any(name.endswith("/metrics.json") for name in runs)
     assert any("tfevents" in name for name in runs)
+
+
+def test_a_plan_is_changed_there(
+    bucket: Callable[[str], Storage], template: Template, tmp_path: Path
+) -> None:
+    """The same change gives the same tables, and leaves nothing pending."""
+    (tmp_path / "gone.txt").write_text(
+        "\n".join(read_all_items(template.planned, template.plan)["item_id"].to_pylist()[:3])
+    )
+    here, there = LocalStorage(tmp_path / "here"), bucket("changed")
+    for workspace in (here, there):
+        copy_files(template.planned, workspace)
+        assert delete_items(workspace, tmp_path / "gone.txt").is_changed
+    names = ("plan.json", "labels.parquet", "retired.parquet")
+    assert [there.read(name) for name in names] == [here.read(name) for name in names]
+    assert not there.sizes("pending/")
+    assert read_all_items(there, read_plan(there))["split"].null_count == 3
 
 
 def test_single_rows_are_read_by_ranges(
