@@ -109,7 +109,7 @@ def _fit_options(command: Command) -> Command:
             type=int,
             help="Items a step.  [default: a 50th of the train items, 64 to 4096]",
         ),
-        click.option("--lr", default=1e-3, show_default=True, help="Highest learning rate."),
+        click.option("--lr", default=2e-3, show_default=True, help="Highest learning rate."),
         click.option(
             "--fusion",
             type=click.Choice(["attention", "concat", "gated"]),

@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--fusion", default="attention")
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--residency", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", type=Path, help="keeps the catalogs; else they are temporary")
@@ -207,6 +208,7 @@ def main() -> None:
         hidden_dim=options.hidden_dim,
         batch_size=options.batch_size,
         epochs=options.epochs,
+        seed=options.seed,
     )
     runtime = FitRuntime(device=options.device, residency=options.residency)
     with tempfile.TemporaryDirectory() as temporary:
@@ -218,7 +220,7 @@ def main() -> None:
             os.sync()  # the writes of a catalog are not its readers' time
             figures = measure(place, config, runtime)
             print(describe(figures), flush=True)
-            append("scale", {**figures, "sorted": options.sorted})
+            append("scale", {**figures, "sorted": options.sorted, "seed": options.seed})
             if options.folder is None:
                 shutil.rmtree(place)
 

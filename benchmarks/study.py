@@ -97,7 +97,7 @@ def main() -> None:
     workspace = LocalStorage(options.folder)
     plan = make_catalog(options.catalog, workspace, options.items)
     data = FitData(workspace, plan, torch.device("cpu"))
-    common = SMALL if options.catalog == "simulated" else {}
+    common = {"lr": 1e-3, **(SMALL if options.catalog == "simulated" else {})}  # default then
     for seed in range(options.seeds):
         for name, chosen in CONFIGS.items():
             started = time.perf_counter()

@@ -46,7 +46,7 @@ class FitConfig:
     """Epochs without a better val/top1 after which training stops."""
     batch_size: int | None = None
     """B; None: the power of two nearest below 1/50 of the train items, 64 to 4096."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Highest learning rate, after warm-up."""
     weight_decay: float = 0.01
     """Of AdamW."""
