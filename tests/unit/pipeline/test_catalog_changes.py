@@ -695,6 +695,29 @@ def test_the_list_of_unlabeled_items_is_filled_in_and_given_back(workspace: Loca
     assert read_labels(workspace, read_plan(workspace))["count"].to_pylist() == [74, 25]
 
 
+def test_a_killed_change_of_labels_never_loses_what_items_were(
+    made: LocalStorage, tmp_path: Path
+) -> None:
+    """After the change nobody could tell which items had the label that went."""
+    path = write_labels_file(LocalStorage(tmp_path), [("L0", "Thing 0"), ("L3", "Thing 3")])
+    num_steps = 0
+    while True:
+        root = tmp_path / f"killed-{num_steps}"
+        shutil.copytree(made.root, root)
+        workspace = LocalStorage(root)
+        try:
+            update_labels(Dying(root, num_steps), path)
+            break
+        except KeyboardInterrupt:
+            workspace.remove("cache/leases/plan.json")  # of a process that is dead in earnest
+            update_labels(workspace, path)
+            rows = pa.csv.read_csv(workspace.path(UNLABELED)).to_pylist()
+            assert [row["old_label_id"] for row in rows] == ["L1", "L2"] * 25
+            shutil.rmtree(root)
+        num_steps += 1
+    assert num_steps > 10
+
+
 def test_an_old_answer_is_not_given_again(workspace: LocalStorage) -> None:
     """An item that got a label and loses it again starts with an empty cell."""
     every = [(f"L{i}", f"Thing {i}") for i in range(4)]
