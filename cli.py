@@ -11,7 +11,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -952,6 +951,8 @@ def predict(
     if items is None and items_root is not None:
         raise click.UsageError("--items-root goes with --items")
     signal.signal(signal.SIGTERM, _stop)
+    from dataclasses import asdict
+
     from pipeline.device import pick_device
     from pipeline.items import find_items
     from pipeline.predict import answer_table, predict_item, predict_items

@@ -28,7 +28,7 @@ from pipeline.plan_tables import (
     look_at_pictures,
     scan_catalog,
 )
-from pipeline.plan_update import PlanChange, PlanUpdate
+from pipeline.plan_update import PlanChange, PlanUpdate, changing_plan
 from pipeline.progress import Progress
 from pipeline.same_content import have_same_content
 from pipeline.splits import TRAIN, extend_splits
@@ -54,7 +54,7 @@ def append_items(
         items_root: folder of relative image paths; None for the items' folder.
     Raises: PlanNotFoundError, CatalogError, CacheCorruptError, LeaseError, WorkspaceError.
     """
-    with PlanUpdate(workspace) as update:
+    with changing_plan(workspace) as update:
         return _append(workspace, update, find_items(items, items_root))
 
 
@@ -119,7 +119,7 @@ def delete_items(workspace: Storage, path: str | Path) -> PlanChange:
     Raises: CatalogError if an id is unknown; PlanNotFoundError, CacheCorruptError, LeaseError,
         WorkspaceError.
     """
-    with PlanUpdate(workspace) as update:
+    with changing_plan(workspace) as update:
         plan = read_plan(workspace)
         ids = read_item_list(path, "--delete", ["item_id"])["item_id"].combine_chunks()
         known = _look_up(workspace, plan, ids)
@@ -145,7 +145,7 @@ def relabel_items(workspace: Storage, path: str | Path) -> PlanChange:
     Raises: CatalogError if an id or a label is unknown; PlanNotFoundError, CacheCorruptError,
         LeaseError, WorkspaceError.
     """
-    with PlanUpdate(workspace) as update:
+    with changing_plan(workspace) as update:
         plan = read_plan(workspace)
         labels = read_labels(workspace, plan)
         given = read_item_list(path, "--relabel", ["item_id", "label_id"])

@@ -24,7 +24,7 @@ from cache.storage import Storage
 from pipeline.labels import labels_sha256, read_labels
 from pipeline.locations import absolute
 from pipeline.plan_tables import check_texts
-from pipeline.plan_update import PlanChange, PlanUpdate
+from pipeline.plan_update import PlanChange, PlanUpdate, changing_plan
 from pipeline.progress import Progress
 from schemas.plan import Plan
 
@@ -47,7 +47,7 @@ def update_labels(
     Raises: CatalogError if the labels cannot be used; PlanNotFoundError, CacheCorruptError,
         WorkspaceError.
     """
-    with PlanUpdate(workspace) as update:
+    with changing_plan(workspace) as update:
         plan = read_plan(workspace)
         new = read_labels(path)
         check_texts(new, plan.label_text, allow_duplicate_names=allow_duplicate_names, path=path)

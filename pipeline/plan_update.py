@@ -5,9 +5,10 @@ change is decided: whatever interrupts the copying, `finish` ends it. Cost: the 
 twice.
 """
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -47,45 +48,29 @@ class PlanChange:
         )
 
 
-class PlanUpdate:
-    """Tables that are about to change, each written as it comes; a context manager.
+@contextlib.contextmanager
+def changing_plan(workspace: Storage) -> Iterator["PlanUpdate"]:
+    """Hold the plan's lease and give what collects a change; end an interrupted one first.
 
-    Holds the lease of the plan. Ends a change that was interrupted before it begins.
+    Raises: LeaseError if somebody else changes the plan; WorkspaceError if the workspace cannot be
+        written; PlanNotFoundError if it has no plan.
     """
+    if workspace.size(PENDING_PLAN) is None:
+        read_plan(workspace)  # a folder that is none is left as it is
+    workspace.check_writable()
+    with Lease(workspace, THE_PLAN) as lease:
+        finish(workspace)
+        for name in workspace.sizes(PENDING):
+            workspace.remove(name)
+        yield PlanUpdate(workspace, lease)
 
-    def __init__(self, workspace: Storage) -> None:
-        """Name the workspace; entering takes the lease."""
-        self._workspace = workspace
-        self._lease = Lease(workspace, THE_PLAN)
 
-    def __enter__(self) -> "PlanUpdate":
-        """Take the lease and clear the ground.
+class PlanUpdate:
+    """Tables that are about to change, each written as it comes; see `changing_plan`."""
 
-        Raises: LeaseError if somebody else changes the plan; WorkspaceError if the workspace
-            cannot be written; PlanNotFoundError if it has no plan.
-        """
-        workspace = self._workspace
-        if workspace.size(PENDING_PLAN) is None:
-            read_plan(workspace)  # a folder that is none is left as it is
-        workspace.check_writable()
-        self._lease.__enter__()
-        try:
-            finish(workspace)
-            for name in workspace.sizes(PENDING):
-                workspace.remove(name)
-        except BaseException:
-            self._lease.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Give the lease back."""
-        self._lease.__exit__(kind, error, traceback)
+    def __init__(self, workspace: Storage, lease: Lease) -> None:
+        """Name the workspace and the lease of its plan, which is held."""
+        self._workspace, self._lease = workspace, lease
 
     def items(self, shard: int, table: pa.Table) -> str:
         """Write a shard's items table; return its sha256."""

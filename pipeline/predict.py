@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from cache.storage import cannot_write
+from cache.writer import count_reasons
 from pipeline.decode_pool import DecodePool
 from pipeline.embed_items import EmbeddedItems, embed_items
 from pipeline.embed_shard import EncoderLike
@@ -138,8 +138,7 @@ def predict_items(
             row += len(table)
             counts["answered"] += len(table) - table["label_id"].null_count
             counts["abstained"] += sum(table["abstains"].to_pylist())
-            for error in table["error"].drop_null().to_pylist():
-                errors.update(_kinds(error))
+            errors.update(count_reasons(table["error"].drop_null().to_pylist()))
             progress.update(len(table))
     return Predicted(
         num_items=row,
@@ -180,13 +179,6 @@ def _pool(encoder: EncoderLike, num_workers: int) -> DecodePool:
         num_workers=num_workers,
         jpegs=encoder.jpegs,
     )
-
-
-def _kinds(error: str) -> Iterator[str]:
-    """Yield what is wrong, without what only this row has."""
-    for part in error.split("; "):
-        name, _, reason = part.partition(": ")
-        yield f"{name}: {reason.split(':')[0]}"
 
 
 def _check_out(path: Path, source: ItemsSource) -> None:

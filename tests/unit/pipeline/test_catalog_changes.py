@@ -29,7 +29,7 @@ from pipeline.items import find_items, read_places
 from pipeline.label_changes import UNLABELED, update_labels
 from pipeline.neighbors import write_neighbors
 from pipeline.plan import make_plan
-from pipeline.plan_update import PlanChange, PlanUpdate
+from pipeline.plan_update import PlanChange, changing_plan
 from pipeline.status import read_status
 from pipeline.tensors import FitData
 from pipeline.verify import verify
@@ -543,7 +543,7 @@ def test_imported_items_are_not_thrown_away_unseen(workspace: LocalStorage) -> N
 def test_two_changes_at_once_are_one_after_the_other(workspace: LocalStorage) -> None:
     """The second would write over what the first has not put in place yet."""
     (workspace.root / "gone.txt").write_text("item-0001\n")
-    with PlanUpdate(workspace), pytest.raises(LeaseError, match="the plan is being written"):
+    with changing_plan(workspace), pytest.raises(LeaseError, match="the plan is being written"):
         delete_items(workspace, workspace.root / "gone.txt")
     assert delete_items(workspace, workspace.root / "gone.txt").is_changed
 
