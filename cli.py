@@ -149,6 +149,27 @@ def _fit_options(command: Command) -> Command:
         click.option(
             "--alpha", default=0.1, show_default=True, help="Smoothing mass off the true label."
         ),
+        click.option(
+            "--codes",
+            default="embedding-512",
+            show_default=True,
+            help="Approach codes: which, as the command `codes` names them.",
+        ),
+        click.option(
+            "--code-head",
+            type=click.Choice(["alone", "beside"]),
+            default="alone",
+            show_default=True,
+            help="Approach codes: bits in place of the classes' own logits, or beside them.",
+        ),
+        click.option(
+            "--code-loss",
+            type=click.Choice(["classes", "bits"]),
+            default="classes",
+            show_default=True,
+            help="Approach codes: focal loss of the classes that codes decide, or cross-entropy of "
+            "each bit.",
+        ),
         click.option("--gamma", default=2.0, show_default=True, help="Focusing of the focal loss."),
         click.option("--kl-weight", default=1.0, show_default=True, help="Weight of the KL term."),
         click.option("--allow-partial", is_flag=True, help="Go on although shards are missing."),
@@ -709,6 +730,42 @@ def neighbors(
         _say_next(workspace, "fit --approach 5")
 
 
+@main.command(epilog=_example("python cli.py codes --source both --bits 128"))
+@click.option(
+    "--source",
+    type=click.Choice(["embedding", "taxonomy", "both"]),
+    default="embedding",
+    show_default=True,
+    help="Bits from the label embeddings, one for each category above some labels, or both.",
+)
+@click.option(
+    "--bits",
+    "num_bits",
+    default=512,
+    show_default=True,
+    help="From the embeddings; the taxonomy has as many as it has categories.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the rotation that makes the bits.")
+@click.option(
+    "--from",
+    "embeddings",
+    help="Label embeddings made elsewhere, as for neighbors.  [default: those that embed made]",
+)
+@_workspace_option()
+def codes(workspace: "Storage", **options: Any) -> None:
+    """Make binary codes of the labels, for fit --approach codes."""
+    from cache.reader import read_plan
+
+    frozen = read_plan(workspace)
+    from pipeline.codes import codes_table, make_codes
+
+    name, made = make_codes(workspace, frozen, **options)
+    codes_table(workspace, frozen, name, made).print()
+    click.echo(f"written: {workspace.where(f'codes/{name}.parquet')}")
+    default = "" if name == "embedding-512" else f" --codes {name}"
+    _say_next(workspace, f"fit --approach codes{default}")
+
+
 def _print_graph_stats(workspace: "Storage", *, as_json: bool) -> None:
     from cache.reader import read_labels, read_plan
     from pipeline.graph_plot import plot_graph
@@ -774,7 +831,11 @@ def clean(workspace: "Storage", device: str, **options: Any) -> None:
 
 
 @main.command(epilog=_example("python cli.py fit --approach 5"))
-@click.option("--approach", required=True, help="1, 1b, 2, 3, 4, 5, taxonomy or online.")
+@click.option(
+    "--approach",
+    required=True,
+    help="1, 1b, 2, 3, 4, 5, taxonomy, online, codes or codes-shuffled.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of weights, batch order and dropout.")
 @click.option(
     "--resume", is_flag=True, help="Go on where the same run was stopped, if it was; else begin."

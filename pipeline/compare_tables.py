@@ -176,7 +176,12 @@ def table2(lines: Sequence[Line], note: str) -> TextTable:
 
 
 def table3(lines: Sequence[Line], note: str) -> TextTable:
-    """Return how bad mistakes are in the category tree, and for which classes."""
+    """Return how bad mistakes are in the category tree, and for which classes.
+
+    Classes without a train item have columns of their own where test items are of such a class.
+    """
+    unseen = [line.entry.values(lambda each: each.zero_shot_top1) for line in lines]
+    zero_shot = ("zero", "zero@5") if any(unseen) else ()
     rows = [
         (
             line.entry.label,
@@ -185,6 +190,7 @@ def table3(lines: Sequence[Line], note: str) -> TextTable:
             *_distances(line.entry),
             _spread([100 * x for x in line.entry.values(lambda each: each.macro_f1)], 2),
             *_groups(line.entry),
+            *_zero_shot(line.entry)[: len(zero_shot)],
             "*" if line.is_front else "",
         )
         for line in lines
@@ -194,7 +200,9 @@ def table3(lines: Sequence[Line], note: str) -> TextTable:
         "(percent)",
         columns=(
             "approach",
-            *("severity", "change", "dist@1", "@5", "@20", "F1", "head", "mid", "tail", "front"),
+            *("severity", "change", "dist@1", "@5", "@20", "F1", "head", "mid", "tail"),
+            *zero_shot,
+            "front",
         ),
         rows=tuple(rows),
         note=f"{note}; severity: of mistakes; dist: of all items and the first k labels; front: "
@@ -260,6 +268,15 @@ def _groups(entry: Entry) -> list[str]:
     if not every:
         return ["", "", ""]
     return [f"{100 * share:.1f}" for share in np.mean(every, axis=0)]
+
+
+def _zero_shot(entry: Entry) -> list[str]:
+    """Return top1 and top5 of classes without train items."""
+    every = [
+        entry.values(lambda each: each.zero_shot_top1),
+        entry.values(lambda each: each.zero_shot_top5),
+    ]
+    return [f"{100 * fmean(values):.1f}" if values else "" for values in every]
 
 
 def _coverage(entry: Entry, place: int) -> str:

@@ -2,13 +2,18 @@
 
 At D = 512, H = 1024 and C = 4,350 the attention fusion has 6.6M parameters.
 
-B batch, D embedding width, H hidden width, C classes, M = 2 modalities (image, title).
+With codes of its labels the last layer says bits, alone or beside class logits, and the codes'
+log-likelihoods are the classes' logits, or are added to them.
+
+B batch, D embedding width, H hidden width, C classes, Q bits of a code, M = 2 modalities (image,
+title).
 Source: Yang 2022, "fuses the two embeddings with an attention layer, and trains a finetuning
 network" (an MLP).
 """
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +26,19 @@ FUSIONS = ("attention", "concat", "gated")
 NUM_MODALITIES = 2
 
 
+class Heads(NamedTuple):
+    """What the last layer says."""
+
+    class_logits: Float[Tensor, "B C"] | None
+    """Of a class each; None where only bits are said."""
+    bit_logits: Float[Tensor, "B Q"] | None
+    """Of a bit each; None without codes."""
+
+
 class FusionNetwork(nn.Module):
     """Embeddings of an item in, logits over the classes out."""
+
+    codes: Bool[Tensor, "C Q"] | None
 
     def __init__(
         self,
@@ -34,6 +50,8 @@ class FusionNetwork(nn.Module):
         num_hidden: int = 1,
         num_heads: int = 8,
         dropout: float = 0.1,
+        codes: Bool[Tensor, "C Q"] | None = None,
+        has_classes: bool = True,
     ) -> None:
         """Make the network with fresh weights.
 
@@ -45,6 +63,8 @@ class FusionNetwork(nn.Module):
             num_hidden: hidden layers of the MLP, at least 1.
             num_heads: of the attention; lowered to its greatest common divisor with D.
             dropout: share of hidden activations dropped in training.
+            codes: of the classes; kept with the weights.
+            has_classes: whether there are class logits; with codes there may be none.
         """
         super().__init__()
         self.scale = math.sqrt(embed_dim)  # unit-length embeddings to entries of about 1
@@ -59,7 +79,10 @@ class FusionNetwork(nn.Module):
         for _ in range(num_hidden):
             layers += [nn.Linear(width, hidden_dim), nn.GELU(), Dropout(dropout)]
             width = hidden_dim
-        self.mlp = nn.Sequential(*layers, nn.Linear(width, num_classes))
+        self.register_buffer("codes", codes)
+        self.num_class_logits = num_classes if has_classes else 0
+        num_bits = 0 if codes is None else codes.shape[1]
+        self.mlp = nn.Sequential(*layers, nn.Linear(width, self.num_class_logits + num_bits))
 
     def set_noise(self, noise: Noise) -> None:
         """Say where dropout takes its randomness from; training needs it."""
@@ -79,11 +102,44 @@ class FusionNetwork(nn.Module):
         A missing modality takes no part, whatever its row holds (in the cache: NaN). An item with
         neither gets logits that depend on nothing.
         """
+        return self.logits(self.heads(image_emb, title_emb, image_ok, title_ok))
+
+    def logits(self, heads: Heads) -> Float[Tensor, "B C"]:
+        """Return what decides: class logits, the log-likelihoods of codes, or their sum.
+
+        With p_q the probability of bit q and b_q its logit,
+
+            log p(code) = sum_q code_q log p_q + (1 - code_q) log(1 - p_q)
+                        = sum_q code_q b_q + sum_q log(1 - p_q)
+
+        whose last sum is left out, since all classes share it. Not for autocast: the sum of
+        hundreds of bits has more digits than bfloat16 holds.
+        """
+        class_logits, bit_logits = heads
+        if bit_logits is None:
+            assert class_logits is not None
+            return class_logits
+        assert self.codes is not None
+        said = F.linear(bit_logits.float(), self.codes.float())
+        return said if class_logits is None else said + class_logits
+
+    def heads(
+        self,
+        image_emb: Float[Tensor, "B D"],
+        title_emb: Float[Tensor, "B D"],
+        image_ok: Bool[Tensor, " B"],
+        title_ok: Bool[Tensor, " B"],
+    ) -> Heads:
+        """Return what the last layer says."""
         ok_BM = torch.stack([image_ok, title_ok], dim=1)
         # Widened first: autocast on a CPU cannot stack float16.
         tokens_BMD = torch.stack([image_emb.float(), title_emb.float()], dim=1) * self.scale
         tokens_BMD = torch.where(ok_BM[..., None], tokens_BMD, 0.0)
-        return self.mlp(self.fuser(tokens_BMD, ok_BM))
+        said = self.mlp(self.fuser(tokens_BMD, ok_BM))
+        if self.codes is None:
+            return Heads(said, None)
+        num_classes = self.num_class_logits
+        return Heads(said[:, :num_classes] if num_classes else None, said[:, num_classes:])
 
 
 class AttentionFusion(nn.Module):

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from cache.layout import parquet_bytes, parquet_table
-from cache.reader import labels_state
 from cache.storage import Storage
+from pipeline.label_inputs import label_inputs
 from schemas.errors import NeighborsError
 from schemas.graph import NeighborGraph
 from schemas.plan import Plan
@@ -26,19 +26,6 @@ _METADATA_KEY = b"shelfwise"
 GRAPH = "neighbors.parquet"
 FROM, EDGES, EDGES_MODE = "from_sha256", "edges_sha256", "edges_mode"
 _UNREADABLE = (pa.ArrowException, LookupError, TypeError, ValueError, OSError)
-
-
-def _inputs(workspace: Storage, plan: Plan, *, is_from_file: bool) -> dict[str, object]:
-    """Return what in the workspace the graph depends on, to tell a stale one."""
-    if is_from_file:  # the file may be gone; its rows were matched to these labels
-        return {"labels_sha256": plan.labels_sha256}
-    commit = labels_state(workspace, plan)
-    return {
-        "spec_id": commit.spec_id,
-        "labels_sha256": commit.labels_sha256,
-        "label_text": commit.label_text,
-        "label_emb_crc32c": commit.crc32c,
-    }
 
 
 def write_graph(
@@ -64,7 +51,8 @@ def write_graph(
         }
     ).cast(NEIGHBORS)
     record = {
-        "made_from": {**_inputs(workspace, plan, is_from_file=FROM in files), **files},
+        # The file may be gone; its rows were matched to these labels.
+        "made_from": {**label_inputs(workspace, plan, has_embeddings=FROM not in files), **files},
         "shape": graph.neighbors.shape,
         "graph_sha256": graph.sha256(),
     }
@@ -86,7 +74,7 @@ def read_graph(workspace: Storage, plan: Plan) -> NeighborGraph:
     except _UNREADABLE as error:
         raise NeighborsError(f"cannot be read: {error}", where=where, fix=_renew({})) from error
     made_from = record["made_from"]
-    expected = _inputs(workspace, plan, is_from_file=FROM in made_from)
+    expected = label_inputs(workspace, plan, has_embeddings=FROM not in made_from)
     differing = [name for name in expected if made_from.get(name) != expected[name]]
     if differing:
         raise NeighborsError(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -190,6 +191,17 @@ def loss_parts(
     """
     focal, kl = _LossParts.apply(logits, labels, targets, gamma, bool(kl_weight))
     return focal, kl
+
+
+def code_loss(bit_logits: Float[Tensor, "B Q"], codes: Bool[Tensor, "B Q"]) -> Float[Tensor, ""]:
+    """Return the mean binary cross-entropy over the bits of a batch, in nats a bit.
+
+    Args:
+        bit_logits: of bits being set.
+        codes: of the items' true classes.
+    Source: Yang 2022, the second proposal, "multi-label classification".
+    """
+    return F.binary_cross_entropy_with_logits(bit_logits.float(), codes.float())
 
 
 class _LossParts(torch.autograd.Function):

@@ -6,11 +6,13 @@ neighbors@5      number of an item's top 5 labels in {y} union N(y), N(y) the 20
 severity         mean distance in the category tree between truth and answer, over the mistakes
 hier. dist. @k   mean distance between the truth and the top k labels, over all items
 macro-F1         unweighted mean of the classes' F1, over those that occur as truth or answer
-head, mid, tail  top1 over the classes with most, medium and fewest train items, a third each
+head, mid, tail  top1 over the classes with most, medium and fewest train items, a third each of
+                 those that have any
+zero-shot        top1 and top5 over the classes without a train item
 ECE              expected calibration error of the top probability, 15 equal bins, right-closed
 
 An item that could not be predicted (neither modality) counts as an error in top1, top5,
-neighbors@5, macro-F1, head, mid and tail; the others are about answers, and it has none.
+neighbors@5, macro-F1, head, mid, tail and zero-shot; the others are about answers, and it has none.
 
 T held-out items, P predictions each, C classes, K neighbors. DESIGN.md section 8.
 """
@@ -57,6 +59,10 @@ class Metrics:
     """0..1."""
     nll: float
     """Mean -log p of the true class in nats."""
+    zero_shot_top1: float | None = None
+    """Of the items of classes without train items; None where there are none."""
+    zero_shot_top5: float | None = None
+    """Likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +136,7 @@ def measure(
     shares = np.bincount(counts, minlength=TOP + 1) / max(len(labels), 1)
     is_right = found.top1 > 0
     answered, truth = top_labels[predicted], labels[predicted]
+    is_unseen = np.zeros(len(labels), bool) if train_counts is None else train_counts[labels] == 0
     return Metrics(
         num_items=len(labels),
         top1=float(found.top1.mean()),
@@ -144,6 +151,8 @@ def measure(
         group_top1=None if train_counts is None else group_top1(is_right, labels, train_counts),
         ece=expected_calibration_error(confidence[predicted], is_right[predicted]),
         nll=_mean(nll[predicted]),
+        zero_shot_top1=float(found.top1[is_unseen].mean()) if is_unseen.any() else None,
+        zero_shot_top5=float(found.top5[is_unseen].mean()) if is_unseen.any() else None,
     )
 
 
@@ -200,10 +209,11 @@ def group_top1(
 ) -> tuple[float, float, float]:
     """Return top1 of the items of head, mid and tail classes.
 
-    Classes are ordered by train items, falling, equal ones by number, and cut in three.
+    Classes with train items are ordered by their number, falling, equal ones by label, and cut in
+    three.
     """
-    order = np.argsort(-train_counts, kind="stable")
-    group = np.empty(len(order), np.int64)
+    order = np.argsort(-train_counts, kind="stable")[: np.count_nonzero(train_counts)]
+    group = np.full(len(train_counts), -1)
     for number, classes in enumerate(np.array_split(order, 3)):
         group[classes] = number
     head, mid, tail = (_mean(is_right[group[labels] == number]) for number in range(3))

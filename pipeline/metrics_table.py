@@ -16,7 +16,7 @@ def metrics_table(metrics: Metrics, *, title: str, note: str = "") -> TextTable:
         if math.isnan(metrics.severity):
             severity = "no mistakes" if metrics.top1 > 0 else "no answers"
         distances = " / ".join(f"{each:.2f}" for each in metrics.hierarchical_distances) + " levels"
-    rows = (
+    rows: tuple[tuple[str, str], ...] = (
         ("top1", f"{100 * metrics.top1:.2f} %"),
         ("top5", f"{100 * metrics.top5:.2f} %"),
         ("neighbors@5", f"{metrics.neighbors_at_5:.2f} of 5"),
@@ -28,4 +28,7 @@ def metrics_table(metrics: Metrics, *, title: str, note: str = "") -> TextTable:
         ("ECE", f"{metrics.ece:.4f}"),
         ("nll", f"{metrics.nll:.4f} nats"),
     )
+    if metrics.zero_shot_top1 is not None and metrics.zero_shot_top5 is not None:
+        shares = f"{100 * metrics.zero_shot_top1:.2f} / {100 * metrics.zero_shot_top5:.2f} %"
+        rows = (*rows, ("top1/top5 of classes without train items", shares))
     return TextTable(title=title, columns=("metric", "value"), rows=rows, note=note)

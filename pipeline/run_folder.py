@@ -3,7 +3,7 @@
 Reads it, checks that nothing is missing or changed, and loads the network. Nothing of the workspace
 is needed: the folder may be copied to a machine that has only it.
 
-C classes, D embedding width.
+C classes, D embedding width, Q bits of a code.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import pyarrow as pa
+from jaxtyping import Bool
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -118,9 +119,12 @@ class RunFolder:
 
         Raises: FitError if the weights are of another version of the network.
         """
-        network = make_network(config, embed_dim=embed_dim, num_classes=num_classes)
         try:
-            network.load_state_dict(load(self.read("model.safetensors")))
+            weights = load(self.read("model.safetensors"))
+            network = make_network(
+                config, embed_dim=embed_dim, num_classes=num_classes, codes=weights.get("codes")
+            )
+            network.load_state_dict(weights)
         except (SafetensorError, RuntimeError) as error:
             raise FitError(
                 f"the weights do not fit the network: {' '.join(str(error).split())[:200]}",
@@ -130,8 +134,14 @@ class RunFolder:
         return network.eval()
 
 
-def make_network(config: FitConfig, *, embed_dim: int, num_classes: int) -> FusionNetwork:
-    """Return a run's network with fresh weights."""
+def make_network(
+    config: FitConfig,
+    *,
+    embed_dim: int,
+    num_classes: int,
+    codes: Bool[Tensor, "C Q"] | None = None,
+) -> FusionNetwork:
+    """Return a run's network with fresh weights; with the labels' codes if its approach has any."""
     return FusionNetwork(
         embed_dim=embed_dim,
         num_classes=num_classes,
@@ -139,6 +149,8 @@ def make_network(config: FitConfig, *, embed_dim: int, num_classes: int) -> Fusi
         hidden_dim=config.hidden_dim,
         num_hidden=config.num_hidden,
         dropout=config.dropout,
+        codes=codes,
+        has_classes=codes is None or config.code_head == "beside",
     )
 
 

@@ -21,19 +21,24 @@ from pipeline.targets.registry import get_approach, used_options
 from pipeline.tensors import FitData
 from schemas.configs import digest, to_dict, to_json
 from schemas.errors import ConfigError, FitError, TargetError
-from schemas.run import FitConfig, RunCommit, RunRecord
+from schemas.run import FitConfig, FitInputs, RunCommit, RunRecord
 from schemas.tables import SPLITS
 
 logger = logging.getLogger(__name__)
 
-_TARGET_OPTIONS = ("alpha", "weighting", "temperature", "beta", "schedule", "kl_weight")
+_CODE_OPTIONS = ("codes", "code_head", "code_loss")
+_TARGET_OPTIONS = (
+    *("alpha", "weighting", "temperature", "beta", "schedule", "kl_weight"),
+    *_CODE_OPTIONS,
+)
 _PACKAGES = ("torch", "numpy", "pyarrow", "zarr")
 
 
 def run_name(config: FitConfig) -> str:
     """Return what the run is called: approach, its own options, seed; a hash for the rest.
 
-    `a5-affinity-odds-s0`; with `--lr 3e-4` as well `a5-affinity-odds-s0-1f3c9a`.
+    `a5-affinity-odds-s0`; with `--lr 3e-4` as well `a5-affinity-odds-s0-1f3c9a`. The hash is of
+    what is not at its default, so that a new option renames no run.
     """
     approach = get_approach(config.approach)
     prefix = "a" if config.approach[0].isdigit() else ""
@@ -41,9 +46,15 @@ def run_name(config: FitConfig) -> str:
     if config.modalities != "both":
         words.append(config.modalities)
     words.append(f"s{config.seed}")
-    named = ("approach", "seed", "modalities", "weighting", "schedule")
-    if config != FitConfig(**{name: getattr(config, name) for name in named}):
-        words.append(digest(to_dict(config))[:6])
+    named = ("approach", "seed", "modalities", "weighting", "schedule", *_CODE_OPTIONS)
+    plain = FitConfig(approach=config.approach)
+    others = {
+        name: value
+        for name, value in to_dict(config).items()
+        if name not in named and value != getattr(plain, name)
+    }
+    if others:
+        words.append(digest(others)[:6])
     return "-".join(words)
 
 
@@ -88,7 +99,7 @@ def make_record(config: FitConfig, data: FitData) -> RunRecord:
     """Return what config.json of a run says."""
     return RunRecord(
         config=config,
-        inputs=data.inputs,
+        inputs=inputs_of(config, data),
         num_items={name: len(getattr(data, name)) for name in SPLITS},
         batch_size=config.batch_size or _auto_batch_size(len(data.train)),
         device=device_name(data.device),
@@ -96,6 +107,13 @@ def make_record(config: FitConfig, data: FitData) -> RunRecord:
         git_commit=_git_commit(),
         packages={name: version(name) for name in _PACKAGES},
     )
+
+
+def inputs_of(config: FitConfig, data: FitData) -> FitInputs:
+    """Return what a run of this config is made from. Raises: CodesError."""
+    if not get_approach(config.approach).has_codes:
+        return data.inputs
+    return replace(data.inputs, codes_sha256=data.codes(config.codes).sha256())
 
 
 def _auto_batch_size(num_train: int) -> int:
@@ -199,8 +217,8 @@ def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwor
     """
     run = run_folder(workspace, name)
     record = run.record()
-    if record.inputs != data.inputs:
-        old, new = asdict(record.inputs), asdict(data.inputs)
+    if record.inputs != (inputs := inputs_of(record.config, data)):
+        old, new = asdict(record.inputs), asdict(inputs)
         changed = ", ".join(key.removesuffix("_sha256") for key in old if old[key] != new[key])
         raise FitError(
             f"run {name} was trained on other inputs: {changed} changed since",

@@ -21,12 +21,14 @@ from cache.layout import ITEM_DTYPE, MODALITIES
 from cache.reader import Cache, read_all_items, read_labels
 from cache.storage import Storage
 from pipeline.clean_table import CLEAN_TABLE, read_clean
+from pipeline.label_codes import read_codes
 from pipeline.label_graph import read_graph
 from pipeline.progress import Progress
 from pipeline.ranks import ALONE, Ranks
 from pipeline.residency import DEVICE, STREAM, choose_residency
 from pipeline.splits import TEST, TRAIN, VAL
 from pipeline.taxonomy import Taxonomy
+from schemas.codes import LabelCodes
 from schemas.errors import CacheCorruptError, FitError
 from schemas.graph import NeighborGraph
 from schemas.plan import Plan
@@ -75,6 +77,8 @@ class FitData:
         """
         self.device = device
         self.encoder = plan.encoder
+        self._workspace, self._plan = workspace, plan
+        self._codes: dict[str, LabelCodes] = {}
         self.graph: NeighborGraph = read_graph(workspace, plan)
         self.cache = Cache(workspace, plan, allow_partial=allow_partial)
         items = read_all_items(workspace, plan)
@@ -142,6 +146,12 @@ class FitData:
         """Train items of each class."""
         labels = self.labels[self.train].cpu().numpy()
         return np.bincount(labels, minlength=self.num_classes)
+
+    def codes(self, name: str) -> LabelCodes:
+        """Return codes of the labels, read once. Raises: CodesError."""
+        if name not in self._codes:
+            self._codes[name] = read_codes(self._workspace, self._plan, name)
+        return self._codes[name]
 
     def with_rows(
         self, *, train: Int64[Tensor, " n"], val: Int64[Tensor, " v"], test: Int64[Tensor, " t"]

@@ -3,7 +3,7 @@
 What it does depends on the config, the data and the step alone, so it can stop after any step and
 go on from a checkpoint as if it had not; a batch can be cut in parts, or shared by processes.
 
-B batch, b a part of it.
+B batch, b a part of it, C classes, Q bits of a code.
 """
 
 import logging
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.batches import Part, cut, make_batches
@@ -26,6 +26,7 @@ from pipeline.losses import (
     DenseTensors,
     HardenedTensors,
     TargetTensors,
+    code_loss,
     loss_parts,
     to_tensors,
 )
@@ -121,7 +122,7 @@ class Trainer:
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
-        # Of the epoch under way: focal loss and KL, summed over its items.
+        # Of the epoch under way: focal loss and KL, or loss of the bits, summed over its items.
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.recent: list[Float[Tensor, 2]] = []
         self.mark = self.saved = 0.0
@@ -247,8 +248,8 @@ class Trainer:
         self._look(save)
         self.seconds += time.perf_counter() - self.mark
         trained = num_train - first_step * self._batch_size
-        focal_mean, kl_mean = (self.sums / num_train).tolist()
-        loss = focal_mean + self._kl_weight * kl_mean
+        focal_mean, second_mean = (self.sums / num_train).tolist()
+        loss = focal_mean + self._second_weight * second_mean
         self._check_diverged(loss)
         self.sums.zero_()
         if self.online is not None:
@@ -259,7 +260,7 @@ class Trainer:
             "step": self.step,
             "train/loss": loss,
             "train/focal": focal_mean,
-            "train/kl": kl_mean,
+            "train/bits" if self._learns_bits else "train/kl": second_mean,
             "train/lr": self._lr(self.step - 1),
             **self.ranks.of_first(self._val() if self.ranks.is_first else None),
             "fit/items_per_second": max(0, trained) / max(self.seconds - before, 1e-9),
@@ -287,7 +288,13 @@ class Trainer:
         return self.record.batch_size
 
     @property
-    def _kl_weight(self) -> float:
+    def _learns_bits(self) -> bool:
+        return self.approach.has_codes and self.config.code_loss == "bits"
+
+    @property
+    def _second_weight(self) -> float:
+        if self._learns_bits:
+            return 1.0
         return self.config.kl_weight if self.approach.has_kl else 0.0
 
     def _lr(self, step: int) -> float:
@@ -298,7 +305,7 @@ class Trainer:
         return 1 if self.data.device.type == "cpu" else _CHECK_STEPS
 
     def _step(self, part: Part) -> Float[Tensor, "2"]:
-        """Take one optimizer step; return the batch's mean focal loss and KL."""
+        """Take one optimizer step; return the batch's two mean losses."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(self.step)
         if self.curriculum is not None:
@@ -330,14 +337,21 @@ class Trainer:
         labels = self.data.labels[batch.rows]
         self.noise.start(self.step, places, num_rows)
         with self.autocast:
-            logits = self.network(*network_inputs(self.data, batch, self.config.modalities))
-        gamma, kl_weight = self.config.gamma, self._kl_weight
-        focal, kl = loss_parts(logits, labels, self.targets, gamma, kl_weight)
-        if self.online is not None:
-            self.online.add(logits.detach(), labels)
+            said = self.network.heads(*network_inputs(self.data, batch, self.config.modalities))
+        if self._learns_bits:
+            assert said.bit_logits is not None
+            assert self.network.codes is not None
+            second = code_loss(said.bit_logits, self.network.codes[labels])
+            first = torch.zeros_like(second)
+        else:
+            logits = self.network.logits(said)
+            gamma, weight = self.config.gamma, self._second_weight
+            first, second = loss_parts(logits, labels, self.targets, gamma, weight)
+            if self.online is not None:
+                self.online.add(logits.detach(), labels)
         share = len(labels) / num_rows
-        ((focal + kl_weight * kl) * share).backward()
-        return torch.stack([focal.detach(), kl.detach()]) * share
+        ((first + self._second_weight * second) * share).backward()
+        return torch.stack([first.detach(), second.detach()]) * share
 
     def _look(self, save: Callable[[Checkpoint], None]) -> None:
         """Check the latest losses, and save or stop where that is due."""
@@ -383,7 +397,7 @@ class Trainer:
 
     def _check_diverged(self, loss: float) -> None:
         """Refuse a loss far above that of a network that says nothing: log C in both terms."""
-        most = 2 * (1 + self._kl_weight) * math.log(self.data.num_classes)
+        most = 2 * (1 + self._second_weight) * math.log(self.data.num_classes)
         if loss > most:
             self._diverged(f"the mean loss of the epoch is {loss:.4g} at step {self.step}")
 
@@ -430,9 +444,24 @@ def _seeded_network(record: RunRecord, data: FitData) -> FusionNetwork:
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(record.config.seed)
         network = make_network(
-            record.config, embed_dim=data.embed_dim, num_classes=data.num_classes
+            record.config,
+            embed_dim=data.embed_dim,
+            num_classes=data.num_classes,
+            codes=_codes(record, data),
         )
         return network.to(data.device)
+
+
+def _codes(record: RunRecord, data: FitData) -> Bool[Tensor, "C Q"] | None:
+    """Return the codes that a run's network learns; None where its approach has none."""
+    config = record.config
+    approach = get_approach(config.approach)
+    if not approach.has_codes:
+        return None
+    codes = data.codes(config.codes)
+    if approach.is_shuffled:
+        codes = codes.shuffled(config.seed)
+    return torch.from_numpy(codes.bits)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -90,6 +90,10 @@ class NeighborsError(PipelineError, RuntimeError):
     """The label graph is missing, stale or cannot be built."""
 
 
+class CodesError(PipelineError, RuntimeError):
+    """The label codes are missing, stale or cannot be made."""
+
+
 class CleanError(PipelineError, RuntimeError):
     """The table of what to leave out is damaged or stale, or cannot be made."""
 

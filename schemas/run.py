@@ -13,7 +13,7 @@ class FitConfig:
     """Every number that shapes a run; two runs with the same one on the same inputs are one."""
 
     approach: str
-    """Label representation: 1, 1b, 2, 3, 4, 5, taxonomy or online."""
+    """Label representation: 1, 1b, 2, 3, 4, 5, taxonomy, online, codes or codes-shuffled."""
     seed: int = 0
     """Of initial weights, batch order and dropout."""
     alpha: float = 0.1
@@ -26,6 +26,12 @@ class FitConfig:
     """Approach `taxonomy`: how fast weights fall with the distance."""
     schedule: str = "odds"
     """Approach 5: `linear`, `geometric` or `odds`."""
+    codes: str = "embedding-512"
+    """Approach codes: which, as `codes` names them."""
+    code_head: str = "alone"
+    """Approach codes: `alone` in place of the classes' own logits, or `beside` them."""
+    code_loss: str = "classes"
+    """Approach codes: focal loss of `classes` decided by their codes, or of `bits` each."""
     gamma: float = 2.0
     """Focusing parameter of the focal loss."""
     kl_weight: float = 1.0
@@ -66,6 +72,8 @@ class FitConfig:
         for name, valid in (
             ("fusion", ("attention", "concat", "gated")),
             ("modalities", ("both", "image", "title")),
+            ("code_head", ("alone", "beside")),
+            ("code_loss", ("classes", "bits")),
         ):
             if getattr(self, name) not in valid:
                 problems.append(f"{name}={getattr(self, name)!r} (valid: {', '.join(valid)})")
@@ -79,6 +87,8 @@ class FitConfig:
             for name in numbers
             if not math.isfinite(getattr(self, name) or 0.0)
         ]
+        if self.code_head == "beside" and self.code_loss == "bits":
+            problems.append("code_loss='bits' with code_head='beside', whose classes it leaves out")
         if not 0 <= self.seed < 2**32:
             problems.append(f"seed={self.seed} (expected 0 to 2^32 - 1)")
         if problems:
@@ -130,6 +140,8 @@ class FitInputs:
     """Of the label graph."""
     clean_sha256: str = ""
     """Of which items `clean` keeps; empty if all are taken."""
+    codes_sha256: str = ""
+    """Of the labels' codes; empty where the approach has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,14 @@ NEIGHBORS = pa.schema(
     ]
 )
 
+CODES = pa.schema(
+    [
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("label_id", pa.string(), nullable=False),
+        pa.field("code", pa.list_(pa.bool_()), nullable=False),  # as many bits for every label
+    ]
+)
+
 CLEAN = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),

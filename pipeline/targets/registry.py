@@ -32,10 +32,14 @@ class Approach:
     """Targets harden over the run."""
     is_online: bool = False
     """Targets are made anew each epoch from what the network says."""
+    has_codes: bool = False
+    """The network says the bits of the labels' codes; what these say of classes decides."""
+    is_shuffled: bool = False
+    """Labels have each other's codes."""
     tag: tuple[str, ...] = ()
     """What names a run: words, or `{field}` of FitConfig."""
     uses: tuple[str, ...] = ()
-    """Fields of TargetOptions that its formula names."""
+    """Fields of FitConfig that its formula names."""
 
 
 APPROACHES = {
@@ -72,6 +76,23 @@ APPROACHES = {
         is_online=True,
         tag=("smoothing",),
         uses=("alpha",),
+    ),
+    "codes": Approach(
+        title="binary codes",
+        build=one_hot,
+        has_kl=False,
+        has_codes=True,
+        tag=("{codes}", "{code_head}", "{code_loss}"),
+        uses=("codes", "code_head", "code_loss"),
+    ),
+    "codes-shuffled": Approach(
+        title="binary codes of other labels (control)",
+        build=one_hot,
+        has_kl=False,
+        has_codes=True,
+        is_shuffled=True,
+        tag=("{codes}", "{code_head}", "{code_loss}"),
+        uses=("codes", "code_head", "code_loss"),
     ),
 }
 
@@ -118,7 +139,8 @@ def build(
     """Build the label representation of an approach; of 5, its start.
 
     Args:
-        name: `1`, `1b`, `2`, `3`, `4`, `5`, `taxonomy` or `online`.
+        name: `1`, `1b`, `2`, `3`, `4`, `5`, `taxonomy` or `online`; of `codes` and
+            `codes-shuffled`, the targets of a class head beside them.
         graph: the label graph.
         alpha: mass off the true class, where the formula has one.
         weighting: of approaches 4 and 5.

@@ -286,6 +286,27 @@ def test_classes_with_equally_many_train_items_are_grouped_by_number() -> None:
     assert group_top1(is_right, labels, counts) == expected
 
 
+def test_classes_without_train_items_are_a_group_of_their_own() -> None:
+    """Among the tail they would pull its top1 down, and nobody would see what they got."""
+    counts = np.array([9, 0, 5, 0, 1])
+    labels = np.array([0, 1, 3, 4])
+    is_right = np.array([False, True, False, True])
+    head, mid, tail = group_top1(is_right, labels, counts)
+    assert (head, tail) == (0.0, 1.0)
+    assert math.isnan(mid)
+    found = measure(
+        np.array([[2, 0, 4], [4, 2, 1], [3, 0, 1], [4, 2, 0]]),
+        labels,
+        np.array([True, True, False, True]),
+        NeighborGraph(np.full((5, 1), -1), np.full((5, 1), np.nan)),
+        confidence=np.ones(4),
+        nll=np.zeros(4),
+        train_counts=counts,
+    )
+    assert found.zero_shot_top1 == 0.0
+    assert found.zero_shot_top5 == 0.5  # the one that could not be predicted counts as an error
+
+
 def test_a_tree_over_real_paths_equals_a_walk_over_names() -> None:
     """Every pair of a tree with names that repeat on other branches, and in one path."""
     paths = ["A", "A > A", "A > A > A", "B > A > A", "B > A", "B > C > D > E", "A > C", "B > C"]

@@ -1,0 +1,150 @@
+"""Label codes as an artifact: codes/<name>.parquet, one row a label.
+
+`codes.py` makes them; fit reads them here, without faiss. The metadata say what the codes were made
+from and what their bits mean.
+
+C labels, Q bits.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from cache.layout import parquet_bytes, parquet_table
+from cache.storage import Storage
+from pipeline.label_graph import FROM
+from pipeline.label_inputs import label_inputs
+from schemas.codes import LabelCodes
+from schemas.errors import CodesError
+from schemas.plan import Plan
+from schemas.tables import CODES
+
+_METADATA_KEY = b"shelfwise"
+_NAME = re.compile(r"(embedding|both)-\d+|taxonomy")
+_UNREADABLE = (pa.ArrowException, LookupError, TypeError, ValueError, OSError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodesRecord:
+    """What codes were made from."""
+
+    source: str
+    """`embedding`, `taxonomy` or `both`."""
+    seed: int
+    """Of the rotation."""
+    features: tuple[str, ...]
+    """Of each bit, the category whose labels have it; empty for a sign of the embeddings."""
+    made_from: Mapping[str, object]
+    """State of the labels."""
+
+
+def codes_name(source: str, num_bits: int) -> str:
+    """Return what codes are called: `both-128`; `taxonomy`, which has as many bits as it has."""
+    return source if source == "taxonomy" else f"{source}-{num_bits}"
+
+
+def codes_place(name: str) -> str:
+    """Return where codes are in the workspace."""
+    return f"codes/{name}.parquet"
+
+
+def write_codes(
+    workspace: Storage,
+    name: str,
+    codes: LabelCodes,
+    record: CodesRecord,
+    label_ids: pa.ChunkedArray,
+) -> None:
+    """Write codes/<name>.parquet.
+
+    Args:
+        workspace: where to.
+        name: of the codes.
+        codes: what to write.
+        record: what they were made from.
+        label_ids: of all labels in order.
+    """
+    offsets = np.arange(codes.num_labels + 1, dtype=np.int32) * codes.num_bits
+    table = pa.table(
+        {
+            "label": np.arange(codes.num_labels),
+            "label_id": label_ids,
+            "code": pa.ListArray.from_arrays(offsets, codes.bits.ravel()),
+        }
+    ).cast(CODES)
+    found = {
+        "source": record.source,
+        "seed": record.seed,
+        "features": record.features,
+        "made_from": dict(record.made_from),
+        "codes_sha256": codes.sha256(),
+    }
+    metadata = {_METADATA_KEY: json.dumps(found, sort_keys=True).encode()}
+    workspace.write(codes_place(name), parquet_bytes(table.replace_schema_metadata(metadata)))
+
+
+def read_codes(workspace: Storage, plan: Plan, name: str) -> LabelCodes:
+    """Read the codes of the labels.
+
+    Args:
+        workspace: where they are.
+        plan: the workspace's plan.
+        name: as `codes_name` gives it.
+    Raises: CodesError if they are missing, damaged, or made from other labels or embeddings.
+    """
+    if not _NAME.fullmatch(name):
+        raise CodesError(
+            f"{name!r} is no name of codes",
+            where="--codes",
+            fix="use a source and its bits, such as both-128 or embedding-64, or taxonomy",
+        )
+    where, fix = workspace.where(codes_place(name)), f"run `{_command(name)}`"
+    try:
+        table = parquet_table(workspace.read(codes_place(name)))
+    except FileNotFoundError as error:
+        there = [each.removesuffix(".parquet") for each in _names(workspace)]
+        also = f", or use --codes {there[0]}" if there else ""
+        raise CodesError(f"there are no codes {name!r}", where=where, fix=fix + also) from error
+    except _UNREADABLE as error:
+        raise CodesError(f"cannot be read: {error}", where=where, fix=fix) from error
+    try:
+        record = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+        made_from = record["made_from"]
+        has_embeddings = record["source"] != "taxonomy" and FROM not in made_from
+        expected = label_inputs(workspace, plan, has_embeddings=has_embeddings)
+        codes = _codes(table)
+        is_whole = codes.sha256() == record["codes_sha256"]
+        differing = [key for key in expected if made_from.get(key) != expected[key]]
+    except (*_UNREADABLE, CodesError) as error:
+        raise CodesError(f"cannot be read: {error}", where=where, fix=fix) from error
+    if differing:
+        what = f"the codes are stale: {', '.join(differing)} changed since they were made"
+        raise CodesError(what, where=where, fix=fix + " --from FILE" * (FROM in made_from))
+    if not is_whole:
+        what = "rows are missing or were changed since it was written"
+        raise CodesError(what, where=where, fix=fix)
+    return codes
+
+
+def _names(workspace: Storage) -> list[str]:
+    return sorted(place.rpartition("/")[2] for place in workspace.sizes("codes"))
+
+
+def _codes(table: pa.Table) -> LabelCodes:
+    columns = table.select(CODES.names).cast(CODES)
+    code = columns["code"].combine_chunks()
+    lengths = code.value_lengths().to_numpy()
+    if len(np.unique(lengths)) != 1:
+        raise ValueError("codes are not of one length")
+    bits = code.flatten().to_numpy(zero_copy_only=False).reshape(len(code), -1)
+    return LabelCodes(bits[np.argsort(columns["label"].to_numpy(), kind="stable")])
+
+
+def _command(name: str) -> str:
+    """Name the command that makes the codes."""
+    source, _, num_bits = name.partition("-")
+    return f"python cli.py codes --source {source}" + (f" --bits {num_bits}" if num_bits else "")
