@@ -1112,6 +1112,34 @@ def compare(
     _print_found(found.tables, found.record, ", ".join(found.files), as_json=as_json)
 
 
+@main.command(epilog=_example("python cli.py synthetic --seeds 10"))
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(),
+    default="synthetic",
+    show_default=True,
+    help="Folder to write to; runs that are there are reused.",
+)
+@click.option("--seeds", "num_seeds", default=10, show_default=True, help="Runs of each arm.")
+@click.option(
+    "--epochs", type=int, help="Passes over the images.  [default: as many as each set needs]"
+)
+@_json_option
+def synthetic(folder: str, num_seeds: int, epochs: int | None, *, as_json: bool) -> None:
+    """Do the paper's experiment on synthetic images: multi-class against binary codes.
+
+    Needs no workspace and no data.
+    """
+    _configure_logging()
+    from cache.storage import LocalStorage
+    from pipeline.synthetic.synthetic import run_synthetic
+
+    out = LocalStorage(Path(folder))
+    found = run_synthetic(out, num_seeds=num_seeds, epochs=epochs)
+    _print_found(found.tables, found.record, ", ".join(found.files), as_json=as_json)
+
+
 @main.command(epilog=_example("python cli.py demo"))
 @click.option(
     "--items",
