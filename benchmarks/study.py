@@ -15,6 +15,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from pipeline.predictions import Classifier
 from pipeline.results import evaluate_classifier
 from pipeline.runs import load_run, run_name
 from pipeline.tensors import FitData
+from pipeline.text_table import TextTable
 from schemas.configs import plain_json
 from schemas.plan import Plan
 from schemas.run import FitConfig
@@ -113,18 +115,23 @@ def main() -> None:
 
 
 def make_entries(
-    workspace: LocalStorage, data: FitData, common: dict[str, Any], num_seeds: int
+    workspace: LocalStorage,
+    data: FitData,
+    common: dict[str, Any],
+    num_seeds: int,
+    configs: dict[str, dict[str, Any]] = CONFIGS,
+    ensembles: Sequence[tuple[str, ...]] = ENSEMBLES,
 ) -> list[Entry]:
     """Return the lines of the tables: every config, ensembles, and decisions on the baseline."""
     members: dict[str, Members] = {}
-    for name, chosen in CONFIGS.items():
+    for name, chosen in configs.items():
         names = [run_name(FitConfig(**chosen, **common, seed=seed)) for seed in range(num_seeds)]
         loaded = [load_run(workspace, each, data) for each in names]
         members[name] = [[(network, record.config.modalities)] for network, record in loaded]
     lines: list[tuple[str, Kind, Members, str]] = [
-        (name, "approach", members[name], "argmax") for name in CONFIGS
+        (name, "approach", members[name], "argmax") for name in configs
     ]
-    for names in ENSEMBLES:
+    for names in ensembles:
         by_seed = zip(*(members[name] for name in names), strict=True)
         together = [list(chain.from_iterable(each)) for each in by_seed]
         title = " and ".join(names)
@@ -148,7 +155,15 @@ def make_entries(
 
 
 def report(
-    catalog: str, plan: Plan, data: FitData, common: dict[str, Any], entries: list[Entry]
+    catalog: str,
+    plan: Plan,
+    data: FitData,
+    common: dict[str, Any],
+    entries: list[Entry],
+    *,
+    name: str | None = None,
+    configs: dict[str, dict[str, Any]] = CONFIGS,
+    extra: Sequence[TextTable] = (),
 ) -> None:
     """Print the tables; write them to docs/study/ and their numbers to benchmarks/results/."""
     lines = tables.compared(entries)
@@ -161,9 +176,10 @@ def report(
         table.print()
     DOCS.mkdir(exist_ok=True)
     title = f"# Study: {catalog} catalog, {plan.num_items:,} items, {plan.num_labels:,} labels"
+    shown += extra
     text = "\n".join([f"{title}\n", *(table.markdown() for table in shown)])
-    (DOCS / f"{catalog}.md").write_text(text, encoding="utf-8")
-    (DOCS / f"{catalog}.png").write_bytes(plot_front(lines))
+    (DOCS / f"{name or catalog}.md").write_text(text, encoding="utf-8")
+    (DOCS / f"{name or catalog}.png").write_bytes(plot_front(lines))
     record = {
         "machine": machine(),
         "catalog": catalog,
@@ -172,10 +188,11 @@ def report(
         "test_items": len(data.test),
         "seeds": num_seeds,
         "common": common,
-        "configs": CONFIGS,
+        "configs": configs,
         "lines": tables.record(lines),
+        "extra": [[table.columns, *table.rows] for table in extra],
     }
-    path = RESULTS / f"study-{catalog}.json"
+    path = RESULTS / f"{name or f'study-{catalog}'}.json"
     path.write_text(json.dumps(plain_json(record), indent=1) + "\n", encoding="utf-8")
 
 
