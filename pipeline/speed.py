@@ -49,20 +49,25 @@ class Product:
     in_dim: int
     out_dim: int
     has_input_grad: bool
+    has_weight_grad: bool = True
+    """False of a fixed matrix, as that of the codes."""
 
     @property
     def flops(self) -> int:
         """Multiplications and additions, forward and backward."""
-        num_products = 3 if self.has_input_grad else 2
+        num_products = 1 + self.has_input_grad + self.has_weight_grad
         return 2 * num_products * self.num_rows * self.in_dim * self.out_dim
 
 
-def products_of(network: FusionNetwork, inputs: tuple[Tensor, ...]) -> list[Product]:
+def products_of(
+    network: FusionNetwork, inputs: tuple[Tensor, ...], *, learns_bits: bool = False
+) -> list[Product]:
     """Return the matrix products of one training step.
 
     Args:
         network: the network.
         inputs: of a batch, as its forward takes them.
+        learns_bits: the loss is of bits, and the classes' scores are not computed.
     """
     found: list[Product] = []
 
@@ -81,6 +86,9 @@ def products_of(network: FusionNetwork, inputs: tuple[Tensor, ...]) -> list[Prod
         network.train(was_training)
         for hook in hooks:
             hook.remove()
+    if network.codes is not None and not learns_bits:
+        num_classes, num_bits = network.codes.shape
+        found.append(Product(len(inputs[0]), num_bits, num_classes, True, has_weight_grad=False))
     return found
 
 
@@ -91,7 +99,8 @@ def seconds_of(products: list[Product], device: torch.device, dtype: torch.dtype
     def run() -> None:
         for product, (x, weight, grad) in zip(products, made, strict=True):
             torch.mm(x, weight.T)
-            torch.mm(grad.T, x)
+            if product.has_weight_grad:
+                torch.mm(grad.T, x)
             if product.has_input_grad:
                 torch.mm(grad, weight)
 
@@ -115,6 +124,7 @@ def measure_speed(
     items_per_second: float,
     dtype: torch.dtype,
     num_processes: int = 1,
+    learns_bits: bool = False,
 ) -> Speed:
     """Time the products of one batch and put a run's pace beside them.
 
@@ -124,9 +134,10 @@ def measure_speed(
         items_per_second: the run's pace, of all processes.
         dtype: in which the network was multiplied.
         num_processes: that shared the run.
+        learns_bits: as in `products_of`.
     """
     device = inputs[0].device
-    products = products_of(network, inputs)
+    products = products_of(network, inputs, learns_bits=learns_bits)
     limit = seconds_of(products, device, dtype) / len(inputs[0])
     flops = sum(product.flops for product in products) / len(inputs[0])
     return Speed(

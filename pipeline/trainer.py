@@ -181,6 +181,7 @@ class Trainer:
             items_per_second=len(self.history) * len(self.data.train) / self.seconds,
             dtype=getattr(torch, self.record.compute_dtype),
             num_processes=self.ranks.size,
+            learns_bits=self._learns_bits,
         )
 
     def checkpoint(self) -> Checkpoint:

@@ -69,7 +69,7 @@ def test_pure_modules_touch_no_files_and_no_clock() -> None:
 
 def test_stages_do_not_call_each_other() -> None:
     """They hand over by artifact; only compare and the demo orchestrate."""
-    names = ("plan", "embed", "clean", "neighbors", "fit", "compare", "predict")
+    names = ("plan", "embed", "clean", "neighbors", "codes", "fit", "compare", "predict")
     stages = {f"pipeline.{name}" for name in names}
     orchestrators = {"pipeline/compare.py", "pipeline/demo/demo.py", "cli.py"}
     for path in sources():

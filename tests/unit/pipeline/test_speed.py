@@ -67,3 +67,19 @@ def test_speed_is_one_readable_line() -> None:
         "8,000 items/s, 80% of its matrix products alone (10,000 items/s; 320 GFLOP/s reached), "
         "peak memory 2.5 GB"
     )
+
+
+def test_codes_are_a_product_whose_matrix_is_not_trained() -> None:
+    """Bits to classes, and back to the bits; a loss of the bits alone has none of it."""
+    codes = torch.zeros(C, 7, dtype=torch.bool)
+    coded = FusionNetwork(
+        embed_dim=D, num_classes=C, hidden_dim=H, fusion="concat", codes=codes, has_classes=False
+    )
+    found = products_of(coded, inputs())
+    assert found[-2:] == [
+        Product(B, H, 7, has_input_grad=True),
+        Product(B, 7, C, has_input_grad=True, has_weight_grad=False),
+    ]
+    assert found[-1].flops == 2 * 2 * B * 7 * C
+    assert products_of(coded, inputs(), learns_bits=True) == found[:-1]
+    assert seconds_of(found, torch.device("cpu"), torch.float32) > 0

@@ -18,6 +18,7 @@ from cache.storage import LocalStorage
 from pipeline import fit as fit_module
 from pipeline import stopping
 from pipeline.checkpoint import CHECKPOINT
+from pipeline.codes import make_codes
 from pipeline.fit import RunResult, fit, fit_all
 from pipeline.fusion import FusionNetwork
 from pipeline.neighbors import write_neighbors
@@ -37,6 +38,7 @@ NUM_STEPS = 18  # 180 train items
 def plan(workspace: LocalStorage) -> Plan:
     plan = fake_workspace(workspace)
     write_neighbors(workspace, plan, k=3)
+    make_codes(workspace, plan)
     return plan
 
 
@@ -82,7 +84,7 @@ def stop_in_the_middle(
 
 
 @pytest.mark.parametrize("residency", ["host", "stream"])
-@pytest.mark.parametrize("approach", ["1", "5", "online"])
+@pytest.mark.parametrize("approach", ["1", "5", "online", "codes"])
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     workspace: LocalStorage,
     plan: Plan,
