@@ -195,7 +195,13 @@ def _principal_axes(
 ) -> Float64[np.ndarray, "D A"]:
     """Return the directions of most variance, or all that have any."""
     variance, axes = np.linalg.eigh(centered.T @ centered)
-    has_any = variance > variance[-1] * 1e-10
+    has_any = variance > max(variance[-1] * 1e-10, len(centered) * 1e-20)
+    if not has_any.any():
+        raise CodesError(
+            f"all {len(centered)} label embeddings have one direction: no bit tells labels apart",
+            where="label embeddings",
+            fix="check --label-text of the plan, or use --source taxonomy",
+        )
     return axes[:, has_any][:, ::-1][:, :num_axes]
 
 
@@ -216,10 +222,14 @@ def distinct_signs(values: Float[np.ndarray, "C Q"]) -> Bool[np.ndarray, "C Q"]:
     if len(taken) == num_labels:
         return bits
     _, first = np.unique(packed, axis=0, return_index=True)
+    # Equal embeddings ask in the same order: each goes on where the one before it ended.
+    asked: dict[bytes, Iterator[list[int]]] = {}
     for label in np.setdiff1d(np.arange(num_labels), first):
+        order = np.argsort(np.abs(values[label]), kind="stable")
+        flips = asked.setdefault(packed[label].tobytes() + order.tobytes(), _flips(order))
         if num_bits < 63 and len(taken) == 2**num_bits:
             break
-        for flipped in _flips(np.argsort(np.abs(values[label]), kind="stable")):
+        for flipped in flips:
             code = bits[label].copy()
             code[flipped] ^= True
             if (name := np.packbits(code).tobytes()) not in taken:

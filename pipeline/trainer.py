@@ -460,6 +460,11 @@ def _codes(record: RunRecord, data: FitData) -> Bool[Tensor, "C Q"] | None:
     if not approach.has_codes:
         return None
     codes = data.codes(config.codes)
+    if config.code_head == "alone" and (num_equal := codes.num_collisions):
+        logger.warning(
+            "%d labels share their code with another: --code-head beside tells them apart",
+            num_equal,
+        )
     if approach.is_shuffled:
         codes = codes.shuffled(config.seed)
     return torch.from_numpy(codes.bits)

@@ -107,6 +107,18 @@ def test_more_labels_than_codes_share_some() -> None:
     assert LabelCodes(np.array([[1, 0], [1, 0], [0, 1]], bool)).num_collisions == 2
 
 
+def test_many_labels_of_one_embedding_do_not_take_forever() -> None:
+    """Each goes on where the one before it ended; from the beginning it would be 10^7 tries."""
+    values = np.tile(np.random.default_rng(0).standard_normal(64), (6000, 1))
+    assert LabelCodes(distinct_signs(values)).num_collisions == 0
+
+
+def test_embeddings_of_one_direction_are_refused() -> None:
+    """Bits of rounding errors would pass for codes."""
+    with pytest.raises(CodesError, match="one direction"):
+        embedding_bits(np.tile(clustered(20, 8)[:1], (20, 1)), 8, seed=0)
+
+
 @pytest.mark.parametrize(
     ("change", "where"),
     [
