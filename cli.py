@@ -741,11 +741,10 @@ def neighbors(
 @click.option(
     "--bits",
     "num_bits",
-    default=512,
-    show_default=True,
-    help="From the embeddings; the taxonomy has as many as it has categories.",
+    type=int,
+    help="From the embeddings; the taxonomy has as many as it has categories.  [default: 512]",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the rotation that makes the bits.")
+@click.option("--seed", type=int, help="Of the rotation that makes the bits.  [default: 0]")
 @click.option(
     "--from",
     "embeddings",
@@ -1133,9 +1132,10 @@ def synthetic(folder: str, num_seeds: int, epochs: int | None, *, as_json: bool)
     """
     _configure_logging()
     from cache.storage import LocalStorage
+    from pipeline.locations import local_path
     from pipeline.synthetic.synthetic import run_synthetic
 
-    out = LocalStorage(Path(folder))
+    out = LocalStorage(local_path(folder))
     found = run_synthetic(out, num_seeds=num_seeds, epochs=epochs)
     _print_found(found.tables, found.record, ", ".join(found.files), as_json=as_json)
 

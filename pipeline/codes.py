@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
+from threadpoolctl import threadpool_limits
 
 from cache.reader import read_label_emb, read_labels
 from cache.storage import Storage
@@ -34,7 +35,7 @@ from pipeline.search import itq_rotation
 from pipeline.taxonomy import SEPARATOR
 from pipeline.text_table import TextTable
 from schemas.codes import LabelCodes
-from schemas.errors import CodesError, NeighborsError
+from schemas.errors import CacheIncompleteError, CodesError, NeighborsError
 from schemas.graph import NeighborGraph
 from schemas.plan import Plan
 
@@ -49,8 +50,8 @@ def make_codes(
     plan: Plan,
     *,
     source: str = "embedding",
-    num_bits: int = 512,
-    seed: int = 0,
+    num_bits: int | None = None,
+    seed: int | None = None,
     embeddings: str | Path | None = None,
 ) -> tuple[str, LabelCodes]:
     """Make and write the codes; return their name and themselves.
@@ -59,8 +60,8 @@ def make_codes(
         workspace: where the plan is.
         plan: the workspace's plan.
         source: `embedding`, `taxonomy` or `both`.
-        num_bits: from the embeddings; those of the taxonomy are as many as it has categories.
-        seed: of the rotation's start and of a lift.
+        num_bits: from the embeddings, 512 if None; the taxonomy has as many as it has categories.
+        seed: of the rotation's start and of random directions, 0 if None.
         embeddings: file of label embeddings made elsewhere, as in `read_label_embeddings`; None for
             the cache's.
     Raises: CacheIncompleteError if the label embeddings are missing or stale; CodesError if the
@@ -71,12 +72,16 @@ def make_codes(
         raise CodesError(
             f"unknown source {source!r}", where="--source", fix=f"use one of {', '.join(SOURCES)}"
         )
-    if source == "taxonomy" and embeddings is not None:
-        raise CodesError(
-            "the taxonomy's bits do not use embeddings",
-            where="--from",
-            fix="leave it out, or use --source both",
-        )
+    if source == "taxonomy":
+        options = {"--bits": num_bits, "--seed": seed, "--from": embeddings}
+        given = [option for option, value in options.items() if value is not None]
+        if given:
+            raise CodesError(
+                "the taxonomy's bits are its categories",
+                where=", ".join(given),
+                fix="leave it out, or use --source both",
+            )
+    num_bits, seed = 512 if num_bits is None else num_bits, seed or 0
     labels = read_labels(workspace, plan)
     parts: list[Bool[np.ndarray, "C q"]] = []
     features: list[str] = []
@@ -88,6 +93,12 @@ def make_codes(
                 fix="use --source embedding, or plan with a labels file that has the column path",
             )
         features, bits = ancestor_bits(labels["path"].to_pylist())
+        if not features:
+            raise CodesError(
+                "no category stands above some of the labels, but not all",
+                where=workspace.where("labels.parquet"),
+                fix="use --source embedding",
+            )
         parts.append(bits)
     files: dict[str, object] = {}
     if source != "taxonomy":
@@ -97,12 +108,6 @@ def make_codes(
             label_emb, files[FROM] = read_label_embeddings(embeddings, labels["label_id"])
         parts.append(embedding_bits(label_emb, num_bits, seed=seed))
         features += [""] * num_bits
-    if not features:
-        raise CodesError(
-            "no category stands above some of the labels, but not all",
-            where=workspace.where("labels.parquet"),
-            fix="use --source embedding",
-        )
     codes = LabelCodes(np.concatenate(parts, axis=1))
     has_embeddings = source != "taxonomy" and embeddings is None
     record = CodesRecord(
@@ -155,7 +160,7 @@ def embedding_bits(
 
     Bits beyond the axes of the embeddings are signs along random directions (Charikar 2002).
 
-    Same bytes for the same seed on one machine.
+    Same bytes for the same seed on one machine, whatever the number of threads.
 
     Args:
         label_emb: any length but zero.
@@ -181,13 +186,23 @@ def embedding_bits(
             fix="run `python cli.py embed --labels`",
         )
     unit /= norms
-    centered = unit - unit.mean(axis=0)
+    # With another number of threads sums round otherwise, and after a few iterations every second
+    # bit would be another one.
+    with threadpool_limits(1):
+        values = _rotated(unit - unit.mean(axis=0), num_bits, seed)
+    return distinct_signs(values)
+
+
+def _rotated(
+    centered: Float64[np.ndarray, "C D"], num_bits: int, seed: int
+) -> Float64[np.ndarray, "C Q"]:
+    """Return what the bits are signs of."""
     principal = centered @ _principal_axes(centered, num_bits)
     values = principal @ itq_rotation(principal.astype(np.float32), seed=seed)
     num_axes = principal.shape[1]
     directions = np.random.default_rng(seed).standard_normal((num_axes, num_bits - num_axes))
     directions /= np.sqrt(num_axes)  # so that products are as large as those of a rotation
-    return distinct_signs(np.concatenate([values, principal @ directions], axis=1))
+    return np.concatenate([values, principal @ directions], axis=1)
 
 
 def _principal_axes(
@@ -200,7 +215,7 @@ def _principal_axes(
         raise CodesError(
             f"all {len(centered)} label embeddings have one direction: no bit tells labels apart",
             where="label embeddings",
-            fix="check --label-text of the plan, or use --source taxonomy",
+            fix="check the label texts, or the file of --from; or use --source taxonomy",
         )
     return axes[:, has_any][:, ::-1][:, :num_axes]
 
@@ -209,28 +224,29 @@ def distinct_signs(values: Float[np.ndarray, "C Q"]) -> Bool[np.ndarray, "C Q"]:
     """Return values > 0, told apart: where a code is taken, the least certain bits are flipped.
 
     The lowest label of those with equal signs keeps them. For each other one, in order, the flips
-    of fewest bits are tried first, and among them those of the smallest magnitudes. Codes stay
-    equal only where there are more labels than codes.
+    of fewest bits are tried first, and among them those of the smallest magnitudes, mean over the
+    labels with these signs. Codes stay equal only where there are more labels than codes.
 
     Args:
         values: whose signs are bits and whose magnitudes say how certain these are.
     """
     bits = np.array(values) > 0
     num_labels, num_bits = bits.shape
-    packed = np.packbits(bits, axis=1)
-    taken = {code.tobytes() for code in packed}
-    if len(taken) == num_labels:
-        return bits
-    _, first = np.unique(packed, axis=0, return_index=True)
-    # Equal embeddings ask in the same order: each goes on where the one before it ended.
-    asked: dict[bytes, Iterator[list[int]]] = {}
+    _, first, group = np.unique(
+        np.packbits(bits, axis=1), axis=0, return_index=True, return_inverse=True
+    )
+    taken = {np.packbits(code).tobytes() for code in bits[first]}
+    # One a code: each label goes on where the one before it ended.
+    flips: dict[int, Iterator[list[int]]] = {}
     for label in np.setdiff1d(np.arange(num_labels), first):
-        order = np.argsort(np.abs(values[label]), kind="stable")
-        flips = asked.setdefault(packed[label].tobytes() + order.tobytes(), _flips(order))
-        if num_bits < 63 and len(taken) == 2**num_bits:
+        if len(taken) == 2**num_bits:
             break
-        for flipped in flips:
-            code = bits[label].copy()
+        number = int(group.flat[label])
+        if number not in flips:
+            certainty = np.abs(values[group.ravel() == number]).mean(axis=0)
+            flips[number] = _flips(np.argsort(certainty, kind="stable"))
+        for flipped in flips[number]:
+            code = bits[first[number]].copy()
             code[flipped] ^= True
             if (name := np.packbits(code).tobytes()) not in taken:
                 bits[label] = code
@@ -263,7 +279,7 @@ def codes_table(workspace: Storage, plan: Plan, name: str, codes: LabelCodes) ->
     ]
     try:
         graph = read_graph(workspace, plan)
-    except NeighborsError as error:
+    except (NeighborsError, CacheIncompleteError) as error:
         logger.info("not compared with the label graph: %s", error.what)
     else:
         near, far = code_distances(codes, graph)

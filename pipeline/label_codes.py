@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from schemas.plan import Plan
 from schemas.tables import CODES
 
 _METADATA_KEY = b"shelfwise"
-_NAME = re.compile(r"(embedding|both)-\d+|taxonomy")
+_NAME = re.compile(r"(embedding|both)-[1-9][0-9]{0,3}|taxonomy")
 _UNREADABLE = (pa.ArrowException, LookupError, TypeError, ValueError, OSError)
 
 
@@ -94,7 +95,8 @@ def read_codes(workspace: Storage, plan: Plan, name: str) -> LabelCodes:
         workspace: where they are.
         plan: the workspace's plan.
         name: as `codes_name` gives it.
-    Raises: CodesError if they are missing, damaged, or made from other labels or embeddings.
+    Raises: CodesError if they are missing, damaged, or made from other labels or embeddings;
+        CacheIncompleteError if the label embeddings that they were made from are not there.
     """
     if not _NAME.fullmatch(name):
         raise CodesError(
@@ -102,28 +104,28 @@ def read_codes(workspace: Storage, plan: Plan, name: str) -> LabelCodes:
             where="--codes",
             fix="use a source and its bits, such as both-128 or embedding-64, or taxonomy",
         )
-    where, fix = workspace.where(codes_place(name)), f"run `{_command(name)}`"
+    where = workspace.where(codes_place(name))
     try:
-        table = parquet_table(workspace.read(codes_place(name)))
+        data = workspace.read(codes_place(name))
     except FileNotFoundError as error:
         there = [each.removesuffix(".parquet") for each in _names(workspace)]
         also = f", or use --codes {there[0]}" if there else ""
-        raise CodesError(f"there are no codes {name!r}", where=where, fix=fix + also) from error
-    except _UNREADABLE as error:
-        raise CodesError(f"cannot be read: {error}", where=where, fix=fix) from error
+        fix = _renew(name) + also
+        raise CodesError(f"there are no codes {name!r}", where=where, fix=fix) from error
     try:
+        table = parquet_table(data)
         record = json.loads((table.schema.metadata or {})[_METADATA_KEY])
-        made_from = record["made_from"]
-        has_embeddings = record["source"] != "taxonomy" and FROM not in made_from
-        expected = label_inputs(workspace, plan, has_embeddings=has_embeddings)
-        codes = _codes(table)
+        codes, made_from = _codes(table), dict(record["made_from"])
+        fix = _renew(name, record)
         is_whole = codes.sha256() == record["codes_sha256"]
-        differing = [key for key in expected if made_from.get(key) != expected[key]]
     except (*_UNREADABLE, CodesError) as error:
-        raise CodesError(f"cannot be read: {error}", where=where, fix=fix) from error
+        raise CodesError(f"cannot be read: {error}", where=where, fix=_renew(name)) from error
+    has_embeddings = record.get("source") != "taxonomy" and FROM not in made_from
+    expected = label_inputs(workspace, plan, has_embeddings=has_embeddings)
+    differing = [key for key in expected if made_from.get(key) != expected[key]]
     if differing:
         what = f"the codes are stale: {', '.join(differing)} changed since they were made"
-        raise CodesError(what, where=where, fix=fix + " --from FILE" * (FROM in made_from))
+        raise CodesError(what, where=where, fix=fix)
     if not is_whole:
         what = "rows are missing or were changed since it was written"
         raise CodesError(what, where=where, fix=fix)
@@ -144,7 +146,12 @@ def _codes(table: pa.Table) -> LabelCodes:
     return LabelCodes(bits[np.argsort(columns["label"].to_numpy(), kind="stable")])
 
 
-def _command(name: str) -> str:
-    """Name the command that makes the codes."""
+def _renew(name: str, record: Mapping[str, Any] | None = None) -> str:
+    """Name the command that makes the codes again, as they were made if that is known."""
     source, _, num_bits = name.partition("-")
-    return f"python cli.py codes --source {source}" + (f" --bits {num_bits}" if num_bits else "")
+    words = ["python cli.py codes --source", source]
+    words += ["--bits", num_bits] if num_bits else []
+    if record is not None:
+        words += ["--seed", str(record["seed"])] if record["seed"] else []
+        words += ["--from FILE"] if FROM in record["made_from"] else []
+    return f"run `{' '.join(words)}`"

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _CODE_OPTIONS = ("codes", "code_head", "code_loss")
 _TARGET_OPTIONS = (
-    *("alpha", "weighting", "temperature", "beta", "schedule", "kl_weight"),
+    *("alpha", "weighting", "temperature", "beta", "schedule", "kl_weight", "gamma"),
     *_CODE_OPTIONS,
 )
 _PACKAGES = ("torch", "numpy", "pyarrow", "zarr")
@@ -63,7 +63,7 @@ def without_unused(config: FitConfig) -> FitConfig:
 
     So that one run has one name: approach 1 is the same run whatever --alpha is.
     """
-    used = used_options(config.approach, config.weighting)
+    used = used_options(config.approach, config.weighting, config.code_loss)
     plain = FitConfig(approach=config.approach)
     unused = [name for name in _TARGET_OPTIONS if name not in used]
     return replace(config, **{name: getattr(plain, name) for name in unused})
@@ -75,7 +75,11 @@ def refuse_unused(config: FitConfig, approaches: Sequence[str]) -> None:
     Raises: TargetError.
     """
     plain = FitConfig(approach=config.approach)
-    used = {name for each in approaches for name in used_options(each, config.weighting)}
+    used = {
+        name
+        for each in approaches
+        for name in used_options(each, config.weighting, config.code_loss)
+    }
     unused = [
         name
         for name in _TARGET_OPTIONS
@@ -212,8 +216,8 @@ def find_folder(workspace: Storage, text: str) -> RunFolder:
 def load_run(workspace: Storage, name: str, data: FitData) -> tuple[FusionNetwork, RunRecord]:
     """Return a finished run's network, on the data's device, and its record.
 
-    Raises: FitError if it was trained on other items, embeddings or another label graph than
-        `data`, or its config or weights cannot be read.
+    Raises: FitError if it was trained on other items, embeddings, label graph or codes than `data`
+        has, or its config or weights cannot be read; CodesError if its codes are gone or stale.
     """
     run = run_folder(workspace, name)
     record = run.record()

@@ -99,21 +99,13 @@ class CellIndex:
 def itq_rotation(vectors: Float32[np.ndarray, "B Q"], *, seed: int) -> Float32[np.ndarray, "Q Q"]:
     """Return the rotation R for which the signs of `vectors @ R` say most of the vectors.
 
-    Runs on one thread: with another number sums round otherwise, and after some iterations the
-    rotation is another one.
-
     Args:
         vectors: centered.
         seed: of the rotation that it starts from; 0 to 2^31 - 1.
     Source: Gong and Lazebnik, CVPR 2011, "Iterative Quantization", as FAISS has it.
     """
-    num_threads = faiss.omp_get_max_threads()
     itq: Any = faiss.ITQMatrix(vectors.shape[1])
     itq.seed, itq.max_iter = seed, _ITQ_ITERATIONS
-    faiss.omp_set_num_threads(1)
-    try:
-        itq.train(np.ascontiguousarray(vectors, np.float32))
-    finally:
-        faiss.omp_set_num_threads(num_threads)
+    itq.train(np.ascontiguousarray(vectors, np.float32))
     rotation = faiss.vector_to_array(itq.A).reshape(itq.d_out, itq.d_in)
     return np.ascontiguousarray(rotation.T)

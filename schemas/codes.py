@@ -49,9 +49,14 @@ class LabelCodes:
         return int(counts[counts > 1].sum())
 
     def shuffled(self, seed: int) -> "LabelCodes":
-        """Return the same codes, given to other labels: the control that says nothing of them."""
-        order = np.random.default_rng(seed).permutation(self.num_labels)
-        return LabelCodes(self.bits[order])
+        """Return the same codes, each given to another label: the control that says nothing.
+
+        Every label gets the code of the next in a random circle, so none keeps its own.
+        """
+        circle = np.random.default_rng(seed).permutation(self.num_labels)
+        bits = np.empty_like(self.bits)
+        bits[circle] = self.bits[np.roll(circle, -1)]
+        return LabelCodes(bits)
 
     def sha256(self) -> str:
         """Hash shape and bits."""

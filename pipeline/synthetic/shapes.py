@@ -10,7 +10,8 @@ rotation is undone, so sizes, areas and angles are exact but for a pixel's edge.
 
 N images. Source: Dippel, Vogler and Hoehne, arXiv:2104.04323, rebuilt from its description and the
 ranges of its published generator. Departures: that code rotates circle-square, too, which cuts
-shapes at the border, and lets squares touch; here the circles around two shapes are 10 apart.
+shapes at the border, and has half the size as radius, so that squares may touch; here the radius is
+that of the circle around a square, for both shapes.
 """
 
 import itertools
@@ -141,7 +142,7 @@ def rectangle_triangle(label: int, rng: np.random.Generator) -> Drawing:
     is_rounded, is_equilateral = label < 2, label % 2 == 0
     width, height = (int(side) for side in rng.integers(*_SIDES, size=2))
     x, y = (int(rng.integers(_MARGIN, SIZE - side - _MARGIN)) for side in (width, height))
-    right, down = (int(rng.integers(_LEAST_OFFSET, side // 2)) for side in (width, height))
+    right, down = (int(rng.integers(_LEAST_OFFSET, side // 2 + 1)) for side in (width, height))
     room = width - right, height - down
     if is_equilateral:
         side = int(rng.integers(_LEAST_LEG, min(room)))
@@ -164,14 +165,13 @@ def circle_square(label: int, rng: np.random.Generator) -> Drawing:
     """
     kinds = [Square if number < label else Circle for number in range(2)]
     sizes = rng.integers(*_SHAPE_SIZES, size=2)
-    radii = [  # of the circle around each
-        size / 2 * (math.sqrt(2) if kind is Square else 1)
-        for kind, size in zip(kinds, sizes, strict=True)
-    ]
+    # Of the circle around a square of that size, for circles too: shapes never touch, and how far
+    # they are apart says nothing of the class.
+    radii = sizes / 2 * math.sqrt(2)
     # Both at once: beside a large square in the middle there may be no room for another.
     while True:
         centers = rng.uniform(sizes / 2, SIZE - sizes / 2, size=(2, 2)).T
-        if math.dist(*centers) > sum(radii) + _GAP:
+        if math.dist(*centers) > radii.sum() + _GAP:
             break
     return Drawing(
         tuple(

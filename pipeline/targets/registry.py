@@ -105,10 +105,12 @@ PARTNER = "4"
 _WEIGHTING_USES = {"controlled": ("alpha",), "softmax": ("temperature",)}
 
 
-def used_options(name: str, weighting: str) -> tuple[str, ...]:
-    """Return which options of FitConfig shape an approach's targets and their part in the loss."""
+def used_options(name: str, weighting: str, code_loss: str = "classes") -> tuple[str, ...]:
+    """Return which options of FitConfig shape an approach's targets and its loss."""
     approach = get_approach(name)
+    learns_bits = approach.has_codes and code_loss == "bits"
     uses = approach.uses + (("kl_weight",) if approach.has_kl else ())
+    uses += () if learns_bits else ("gamma",)
     return uses + (_WEIGHTING_USES.get(weighting, ()) if "weighting" in uses else ())
 
 

@@ -35,7 +35,9 @@ def slowly_distinct(values: list[list[float]]) -> list[tuple[bool, ...]]:
         if signs[label] not in signs[:label]:
             found.append(signs[label])
             continue
-        order = sorted(range(len(row)), key=lambda bit: (abs(row[bit]), bit))
+        alike = [each for each, own in zip(values, signs, strict=True) if own == signs[label]]
+        certainty = [sum(abs(each[bit]) for each in alike) for bit in range(len(row))]
+        order = sorted(range(len(row)), key=lambda bit: (certainty[bit], bit))
         taken = {*found, *signs}
         best = signs[label]
         for size in range(1, len(row) + 1):
@@ -88,5 +90,7 @@ def test_shuffling_changes_only_whose_the_codes_are(values: list[list[float]], s
     codes = LabelCodes(np.array(values) > 0)
     shuffled = codes.shuffled(seed)
     assert sorted(shuffled.bits.tolist()) == sorted(codes.bits.tolist())
+    if codes.num_labels > 1 and not codes.num_collisions:
+        assert (shuffled.bits != codes.bits).any(axis=1).all()
     assert shuffled.num_collisions == codes.num_collisions
     np.testing.assert_array_equal(codes.shuffled(seed).bits, shuffled.bits)

@@ -38,7 +38,8 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["embed", "--shard", "0"], ["neighbors"], ["fit", "--approach", "5"], ["status"]]
+    "arguments",
+    [["embed", "--shard", "0"], ["neighbors"], ["codes"], ["fit", "--approach", "5"], ["status"]],
 )
 def test_before_a_plan_each_call_says_which_command_makes_one(
     tmp_path: Path, arguments: list[str]
@@ -126,3 +127,19 @@ def test_results_can_be_had_as_json(tmp_path: Path) -> None:
     assert json.loads(looked.stdout) == json.loads(
         (tmp_path / "report" / name / "metrics.json").read_text()
     )
+
+
+def test_codes_says_what_it_made_and_how_to_train_on_it(tmp_path: Path) -> None:
+    """With the options that the next command needs, and only those."""
+    workspace = LocalStorage(tmp_path)
+    plan = fake_workspace(workspace)
+    write_neighbors(workspace, plan, k=3)
+    made = run("codes", "--workspace", tmp_path)
+    assert made.exit_code == 0, made.output
+    assert re.search(r"labels that share their code +0", made.output)
+    assert f"next: python cli.py fit --approach codes --workspace {tmp_path}" in made.output
+    other = run("codes", "--source", "both", "--bits", "16", "--workspace", tmp_path)
+    assert "fit --approach codes --codes both-16 --workspace" in other.output
+    refused = run("codes", "--bits", "0", "--workspace", tmp_path)
+    assert refused.exit_code == 1
+    assert "--bits" in refused.output

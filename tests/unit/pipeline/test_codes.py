@@ -1,6 +1,10 @@
 """Binary codes of labels: what their bits mean, and the artifact that holds them."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +29,7 @@ from schemas.errors import CacheIncompleteError, CodesError
 from schemas.plan import Plan
 from tests.fakes import fake_workspace
 
+ROOT = Path(__file__).parents[3]
 PATHS = ["A > x > 1", "A > x > 2", "A > y", "B > z > 1", "B > z > 2", "B", "C > 9"]
 
 
@@ -77,6 +82,36 @@ def test_codes_of_a_seed_are_the_same_bytes(num_bits: int) -> None:
     assert (embedding_bits(label_emb, num_bits, seed=4) != first).any()
 
 
+def test_codes_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    """A run of codes would be stale in a job with another number of cores."""
+    np.save(tmp_path / "emb.npy", clustered(1500, 200))
+    script = (
+        "import sys, hashlib, numpy; from pipeline.codes import embedding_bits; "
+        "bits = embedding_bits(numpy.load(sys.argv[1]), 200, seed=0); "
+        "print(hashlib.sha256(bits.tobytes()).hexdigest())"
+    )
+    found = set()
+    for threads in ("1", "2"):
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        done = subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "emb.npy"],
+            cwd=ROOT,
+            env={**os.environ, **dict.fromkeys(names, threads)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.add(done.stdout)
+    assert len(found) == 1
+
+
+def test_labels_that_are_nearly_alike_do_not_take_forever() -> None:
+    """Equal signs, other magnitudes: they share one order of flips."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(64) + 1e-4 * rng.standard_normal((6000, 64))
+    assert LabelCodes(distinct_signs(values)).num_collisions == 0
+
+
 def test_codes_depend_on_directions_only() -> None:
     """Cosines tell labels apart; the length of an embedding is the encoder's whim."""
     label_emb = clustered(60, 16)
@@ -94,9 +129,9 @@ def test_labels_with_equal_embeddings_get_distinct_codes() -> None:
 
 
 def test_equal_signs_are_told_apart_at_the_least_certain_bit() -> None:
-    """The first keeps its code, the second flips its least bit, the third the next."""
-    values = np.array([[3.0, -2.0, 1.0], [3.0, -0.1, 1.0], [0.2, -4.0, 0.1], [-1.0, 5.0, 5.0]])
-    expected = [[1, 0, 1], [1, 1, 1], [1, 0, 0], [0, 1, 1]]
+    """The first keeps its code, the second flips the least certain bit, the third the next."""
+    values = np.array([[3.0, -2.0, 1.0], [3.0, -0.1, 1.0], [0.2, -0.5, 0.9], [-1.0, 5.0, 5.0]])
+    expected = [[1, 0, 1], [1, 1, 1], [1, 0, 0], [0, 1, 1]]  # mean magnitudes 2.1, 0.9, 1.0
     np.testing.assert_array_equal(distinct_signs(values), np.array(expected, bool))
 
 
@@ -105,12 +140,6 @@ def test_more_labels_than_codes_share_some() -> None:
     bits = distinct_signs(np.random.default_rng(0).standard_normal((8, 2)))
     assert len(np.unique(bits, axis=0)) == 4
     assert LabelCodes(np.array([[1, 0], [1, 0], [0, 1]], bool)).num_collisions == 2
-
-
-def test_many_labels_of_one_embedding_do_not_take_forever() -> None:
-    """Each goes on where the one before it ended; from the beginning it would be 10^7 tries."""
-    values = np.tile(np.random.default_rng(0).standard_normal(64), (6000, 1))
-    assert LabelCodes(distinct_signs(values)).num_collisions == 0
 
 
 def test_embeddings_of_one_direction_are_refused() -> None:
@@ -127,6 +156,7 @@ def test_embeddings_of_one_direction_are_refused() -> None:
         ({"seed": -1}, "--seed"),
         ({"source": "names"}, "--source"),
         ({"source": "taxonomy", "embeddings": "x.npy"}, "--from"),
+        ({"source": "taxonomy", "num_bits": 8, "seed": 0}, "--bits, --seed"),
     ],
 )
 def test_what_is_out_of_range_is_refused(
@@ -147,11 +177,10 @@ def test_an_embedding_without_direction_is_refused() -> None:
 
 
 def test_labels_without_a_tree_have_no_bits_of_it(workspace: LocalStorage, plan: Plan) -> None:
-    """`both` falls back to the embeddings' bits where no category stands above labels."""
-    with pytest.raises(CodesError, match="no category stands above"):
-        make_codes(workspace, plan, source="taxonomy")
-    name, codes = make_codes(workspace, plan, source="both")
-    assert (name, codes.bits.shape) == ("both-512", (6, 512))
+    """Codes called `both` that are of one source would be a trap in a table."""
+    for source in ("taxonomy", "both"):
+        with pytest.raises(CodesError, match="no category stands above"):
+            make_codes(workspace, plan, source=source)
 
 
 def test_codes_are_read_as_they_were_written(workspace: LocalStorage, plan: Plan) -> None:
@@ -173,11 +202,13 @@ def test_the_table_compares_neighbors_with_any_labels(workspace: LocalStorage, p
 
 
 def test_codes_from_a_file_do_not_need_the_cache(workspace: LocalStorage, plan: Plan) -> None:
-    """And stay valid when its label embeddings change; those from the cache go stale."""
+    """And stay valid when its label embeddings change; the label graph is not looked at then."""
     file = workspace.root / "emb.npy"
     np.save(file, clustered(60, 8)[:6])
+    write_neighbors(workspace, plan, k=2)
     (workspace.root / "cache" / "commits" / "labels.json").unlink()
-    make_codes(workspace, plan, source="embedding", num_bits=9, embeddings=file)
+    name, codes = make_codes(workspace, plan, num_bits=9, embeddings=file)
+    assert len(codes_table(workspace, plan, name, codes).rows) == 4
     assert read_codes(workspace, plan, "embedding-9").num_bits == 9
     with pytest.raises(CacheIncompleteError):
         make_codes(workspace, plan, source="embedding", num_bits=8)
@@ -185,12 +216,12 @@ def test_codes_from_a_file_do_not_need_the_cache(workspace: LocalStorage, plan: 
 
 def test_codes_of_other_label_embeddings_are_stale(workspace: LocalStorage, plan: Plan) -> None:
     """The message names the command with the same options."""
-    make_codes(workspace, plan, source="embedding", num_bits=8)
+    make_codes(workspace, plan, source="embedding", num_bits=8, seed=3)
     label_emb = np.random.default_rng(9).standard_normal((6, 16))
     write_labels(workspace, plan, label_emb, compute_dtype="float32", seconds=0.0)
     with pytest.raises(CodesError, match="stale") as caught:
         read_codes(workspace, plan, "embedding-8")
-    assert caught.value.fix == "run `python cli.py codes --source embedding --bits 8`"
+    assert caught.value.fix == "run `python cli.py codes --source embedding --bits 8 --seed 3`"
 
 
 def without_a_row(table: pa.Table) -> pa.Table:
@@ -219,28 +250,29 @@ def test_damaged_codes_are_refused(
     workspace: LocalStorage, plan: Plan, damage: Callable[[pa.Table], pa.Table]
 ) -> None:
     """A network trained on shifted codes would learn wrong ones without a word."""
-    make_codes(workspace, plan, source="both", num_bits=8)
-    path = workspace.root / codes_place("both-8")
+    make_codes(workspace, plan, num_bits=8)
+    path = workspace.root / codes_place("embedding-8")
     path.write_bytes(parquet_bytes(damage(pq.read_table(path))))
     with pytest.raises(CodesError) as caught:
-        read_codes(workspace, plan, "both-8")
-    assert "codes --source both --bits 8" in caught.value.fix
+        read_codes(workspace, plan, "embedding-8")
+    assert "codes --source embedding --bits 8" in caught.value.fix
 
 
 def test_missing_codes_name_the_command_and_what_is_there(
     workspace: LocalStorage, plan: Plan
 ) -> None:
     """And a name that could be a path elsewhere is none."""
-    make_codes(workspace, plan, source="both", num_bits=8)
+    make_codes(workspace, plan, num_bits=8)
     with pytest.raises(CodesError) as caught:
         read_codes(workspace, plan, "both-128")
     assert "codes --source both --bits 128" in caught.value.fix
-    assert "both-8" in caught.value.fix
-    (workspace.root / codes_place("both-8")).write_bytes(b"not Parquet")
+    assert "embedding-8" in caught.value.fix
+    (workspace.root / codes_place("embedding-8")).write_bytes(b"not Parquet")
     with pytest.raises(CodesError, match="cannot be read"):
-        read_codes(workspace, plan, "both-8")
-    with pytest.raises(CodesError, match="no name of codes"):
-        read_codes(workspace, plan, "../plan")
+        read_codes(workspace, plan, "embedding-8")
+    for name in ("../plan", "both", "embedding-0", "embedding-016", "taxonomy-8"):
+        with pytest.raises(CodesError, match="no name of codes"):
+            read_codes(workspace, plan, name)
 
 
 def test_codes_of_another_form_are_refused() -> None:

@@ -154,10 +154,31 @@ def test_options_of_codes_are_refused_elsewhere(workspace: LocalStorage, plan: P
         fit(workspace, plan, replace(QUICK, approach="1"), runtime=CPU)
     with pytest.raises(TargetError, match="does not use alpha"):
         fit(workspace, plan, replace(QUICK, alpha=0.2), runtime=CPU)
+    with pytest.raises(TargetError, match="does not use gamma"):
+        fit(workspace, plan, replace(QUICK, code_loss="bits", gamma=1.0), runtime=CPU)
     with pytest.raises(ConfigError, match="code_loss"):
         replace(QUICK, code_head="beside", code_loss="bits")
     with pytest.raises(ConfigError, match="alone, beside"):
         replace(QUICK, code_head="both")
+
+
+def test_few_labels_and_many_bits_are_no_divergence(workspace: LocalStorage) -> None:
+    """Fresh weights sum 2,048 bits to logits far from 0; that is loud, not wrong."""
+    plan = fake_workspace(workspace, num_items=60, num_labels=2)
+    write_neighbors(workspace, plan, k=1)
+    make_codes(workspace, plan, num_bits=2048)
+    config = FitConfig(approach="codes", codes="embedding-2048", epochs=2)
+    assert fit(workspace, plan, config, runtime=CPU).metrics.top1 > 0.5
+
+
+@pytest.mark.parametrize("code_loss", ["classes", "bits"])
+def test_a_rate_at_which_codes_diverge_is_refused(
+    workspace: LocalStorage, plan: Plan, code_loss: str
+) -> None:
+    """Else a run of hours ends in a network that says the same of everything."""
+    config = replace(QUICK, code_loss=code_loss, lr=1e4)
+    with pytest.raises(FitError, match="diverges"):
+        fit(workspace, plan, config, runtime=CPU)
 
 
 def test_the_name_says_codes_head_and_loss() -> None:

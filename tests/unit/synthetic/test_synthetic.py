@@ -79,7 +79,7 @@ def test_a_run_is_the_same_again() -> None:
 
 
 def test_training_learns() -> None:
-    """Three passes tell two circles from two squares; chance is a third."""
+    """Five passes tell two circles from two squares; chance is a third."""
     curve = train(replace(CONFIG, epochs=5, arm=MULTI_CLASS))
     assert curve.steps[:2] == (10, 20)
     assert curve.losses[-1] < curve.losses[0] / 2
