@@ -108,7 +108,7 @@ def read_codes(workspace: Storage, plan: Plan, name: str) -> LabelCodes:
     try:
         data = workspace.read(codes_place(name))
     except FileNotFoundError as error:
-        there = [each.removesuffix(".parquet") for each in _names(workspace)]
+        there = codes_names(workspace)
         also = f", or use --codes {there[0]}" if there else ""
         fix = _renew(name) + also
         raise CodesError(f"there are no codes {name!r}", where=where, fix=fix) from error
@@ -132,8 +132,12 @@ def read_codes(workspace: Storage, plan: Plan, name: str) -> LabelCodes:
     return codes
 
 
-def _names(workspace: Storage) -> list[str]:
-    return sorted(place.rpartition("/")[2] for place in workspace.sizes("codes"))
+def codes_names(workspace: Storage) -> list[str]:
+    """Return the names of the codes that there are, in order."""
+    names = (
+        place.rpartition("/")[2].removesuffix(".parquet") for place in workspace.sizes("codes")
+    )
+    return sorted(name for name in names if _NAME.fullmatch(name))
 
 
 def _codes(table: pa.Table) -> LabelCodes:

@@ -51,6 +51,8 @@ def model_card(
     network = run.network(
         record.config, embed_dim=encoder.embed_dim, num_classes=probabilities.shape[1]
     )
+    approach = get_approach(record.config.approach)
+    has_codes = approach.has_codes
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(
         _TEMPLATE.read_text(encoding="utf-8")
     )
@@ -59,7 +61,8 @@ def model_card(
         record=record,
         config=record.config,
         encoder=encoder,
-        approach=get_approach(record.config.approach).title,
+        approach=approach.title,
+        has_codes=has_codes,
         labels=probabilities.shape[1],
         parameters=sum(each.numel() for each in network.parameters()),
         modalities={"both": "picture and title"}.get(
@@ -72,6 +75,7 @@ def model_card(
                 record.inputs.cache_sha256,
                 record.inputs.items_sha256,
                 record.inputs.graph_sha256,
+                *[record.inputs.codes_sha256] * has_codes,
             )
         ),
         metrics=metrics_table(

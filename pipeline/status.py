@@ -4,11 +4,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cache.reader import labels_state, read_retired
 from cache.storage import Storage
 from cache.verify import ShardState, shard_states
+from pipeline.label_codes import codes_names, read_codes
 from pipeline.label_graph import read_graph
 from pipeline.progress import duration
 from pipeline.text_table import TextTable
@@ -30,6 +32,8 @@ class Status:
     """`done`, or what is wrong."""
     graph: str
     """`done`, or what is wrong."""
+    codes: dict[str, str]
+    """Of each that there are, `done` or what is wrong."""
     runs: tuple[str, ...]
     """Names of the finished runs."""
     num_rows: tuple[int, ...]
@@ -96,6 +100,7 @@ class Status:
             ],
             "labels": self.labels,
             "graph": self.graph,
+            "codes": self.codes,
             "runs": list(self.runs),
             "retired": self.num_retired,
         }
@@ -121,6 +126,7 @@ class Status:
             f"bad rows: {bad or 'none'}",
             f"label embeddings: {self.labels}",
             f"label graph: {self.graph}",
+            *(f"label codes {name}: {state}" for name, state in self.codes.items()),
             f"finished runs: {', '.join(self.runs) or 'none'}",
         ]
         return TextTable(
@@ -138,6 +144,10 @@ def read_status(workspace: Storage, plan: Plan) -> Status:
         shards=tuple(shard_states(workspace, plan, range(plan.num_shards))),
         labels=_problem(labels_state, workspace, plan),
         graph=_problem(read_graph, workspace, plan),
+        codes={
+            name: _problem(partial(read_codes, name=name), workspace, plan)
+            for name in codes_names(workspace)
+        },
         runs=finished_runs(workspace),
         num_rows=tuple(stop - start for start, stop in ranges),
         num_retired=len(read_retired(workspace, plan)),

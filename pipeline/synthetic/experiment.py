@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from pipeline.synthetic.shapes import SETS, make_images, wrong_codes
+from schemas.errors import ConfigError
 
 MULTI_CLASS, MULTI_LABEL, WRONG = "multi-class", "multi-label", "multi-label, wrong codes"
 ARMS = (MULTI_CLASS, MULTI_LABEL, WRONG)
@@ -48,6 +49,8 @@ class SyntheticConfig:
     """Of Adam, the same in every step."""
     steps_per_test: int = 10
     """Steps between two looks at the test images."""
+    version: int = 1
+    """Of images and network: results of another one are made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,17 @@ class Curve:
     """Mean over the train batches since the look before, in nats."""
     accuracies: tuple[float, ...]
     """Share of the test images, 0..1."""
+
+    def __post_init__(self) -> None:
+        """Check that there is one of each a look. Raises: ConfigError."""
+        lengths = {len(self.steps), len(self.losses), len(self.accuracies)}
+        if len(lengths) > 1 or 0 in lengths:
+            raise ConfigError(
+                f"{len(self.steps)} steps, {len(self.losses)} losses and "
+                f"{len(self.accuracies)} accuracies, expected as many of each",
+                where=f"run of {self.config.arm}, seed {self.config.seed}",
+                fix="delete its result.json",
+            )
 
 
 class SmallNetwork(nn.Module):

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipeline.synthetic.report import plot_learning, plot_samples, record, resul
 from pipeline.synthetic.shapes import SETS
 from pipeline.text_table import TextTable
 from schemas.configs import from_json, to_json
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, FitError
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,12 @@ def _train_all(configs: Sequence[SyntheticConfig]) -> Iterator[Curve]:
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise FitError(
+                f"a process that trained was killed: {error}",
+                where="synthetic",
+                fix="see whether memory is short, and run it again: what is finished is kept",
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -119,8 +126,11 @@ def _use_one_thread() -> None:
 
 
 def _place(config: SyntheticConfig) -> str:
-    arm = config.arm.replace(",", "").replace(" ", "-")
-    return f"runs/{config.images}/{arm}-s{config.seed}"
+    """Return a run's folder; one of other epochs does not take the place of the usual one."""
+    words = [config.arm.replace(",", "").replace(" ", "-"), f"s{config.seed}"]
+    if config.epochs != EPOCHS[config.images]:
+        words.append(f"e{config.epochs}")
+    return f"runs/{config.images}/{'-'.join(words)}"
 
 
 def _read(folder: LocalStorage, config: SyntheticConfig) -> Curve | None:

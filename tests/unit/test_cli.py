@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 import cli
 from cache.storage import LocalStorage
+from cache.writer import write_labels
 from pipeline.neighbors import write_neighbors
 from schemas.configs import to_dict
 from schemas.run import FitConfig
@@ -138,8 +140,17 @@ def test_codes_says_what_it_made_and_how_to_train_on_it(tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     assert re.search(r"labels that share their code +0", made.output)
     assert f"next: python cli.py fit --approach codes --workspace {tmp_path}" in made.output
-    other = run("codes", "--source", "both", "--bits", "16", "--workspace", tmp_path)
-    assert "fit --approach codes --codes both-16 --workspace" in other.output
+    other = run("codes", "--bits", "16", "--workspace", tmp_path)
+    assert "fit --approach codes --codes embedding-16 --workspace" in other.output
+    write_labels(
+        workspace,
+        plan,
+        np.random.default_rng(5).standard_normal((6, 16)),
+        compute_dtype="float32",
+        seconds=0.0,
+    )
+    status = run("status", "--workspace", tmp_path).output
+    assert "label codes embedding-16: the codes are stale: label_emb_crc32c changed" in status
     refused = run("codes", "--bits", "0", "--workspace", tmp_path)
     assert refused.exit_code == 1
     assert "--bits" in refused.output

@@ -139,6 +139,9 @@ def test_a_run_is_whole_without_the_workspaces_codes(
     np.testing.assert_array_equal(again.top_labels, expected.top_labels)
     exported = export_model(RunFolder(workspace, f"runs/{result.name}"), tmp_path / "exported")
     assert exported.max_difference < 1e-4
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "binary codes embedding-24, beside class logits; loss of classes" in card
+    assert folder.record().inputs.codes_sha256[:12] in card
 
 
 def test_without_codes_fit_names_the_command(workspace: LocalStorage, plan: Plan) -> None:

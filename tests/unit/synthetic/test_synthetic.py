@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +26,17 @@ from pipeline.synthetic.experiment import (
     codes_of,
     train,
 )
-from pipeline.synthetic.report import ArmResult, over_seeds, smoothed, steps_interval, verdict
+from pipeline.synthetic.report import (
+    ArmResult,
+    over_seeds,
+    smoothed,
+    sooner,
+    steps_interval,
+    verdict,
+)
 from pipeline.synthetic.shapes import CIRCLE_SQUARE, RECTANGLE_TRIANGLE, SETS
 from pipeline.synthetic.synthetic import run_synthetic
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, FitError
 
 CONFIG = SyntheticConfig(images=CIRCLE_SQUARE, arm=MULTI_LABEL, seed=0, epochs=1)
 
@@ -113,12 +121,12 @@ def test_the_verdict_follows_the_intervals() -> None:
         WRONG: results(0.7, 0.6, 0.9, 0.8),
     }
     said = verdict(found)
-    assert said.startswith("Right codes win in accuracy and win in speed.")
+    assert said.startswith("Right codes win at the end and win over the run.")
     assert said.endswith(
-        "Wrong codes show no difference in accuracy and show no difference in speed."
+        "Wrong codes show no difference at the end and show no difference over the run."
     )
     found[WRONG] = results(0.4, 0.5, 0.6, 0.7)
-    assert "Wrong codes lose in accuracy" in verdict(found)
+    assert "Wrong codes lose at the end" in verdict(found)
 
 
 def test_steps_to_the_target_are_those_of_the_smoothed_curve() -> None:
@@ -130,6 +138,12 @@ def test_steps_to_the_target_are_those_of_the_smoothed_curve() -> None:
     assert math.isinf(steps[1])
     assert steps_interval(np.array([10.0, 20.0, 30.0]))[0] == 20.0
     assert math.isinf(steps_interval(np.array([10.0, np.inf, np.inf]))[0])
+
+
+def test_who_reaches_the_target_sooner_is_counted_seed_by_seed() -> None:
+    """One that never does is later; two that never do are neither."""
+    one, other = results(1.0, 1.0, 0.85, 0.85), results(0.95, 1.0, 1.0, 0.85)
+    assert sooner(one, other) == (1, 1)
 
 
 def test_an_interval_over_seeds_is_students() -> None:
@@ -172,7 +186,25 @@ def test_runs_that_are_there_are_reused(tmp_path: Path, monkeypatch: pytest.Monk
     for file in first.files:
         assert Path(file).stat().st_size > 0
     events = list((tmp_path / "runs").rglob("events.out.tfevents.*"))
-    assert len(events) == 18  # one a run: those of before are gone
+    assert len(events) == 30  # one a run
+    assert run_synthetic(folder, num_seeds=2).record == first.record
+    assert len(made) == 31  # a quick look took nobody's place
+    short = damaged.read_text().replace("0.1,", "")
+    damaged.write_text(short)
+    run_synthetic(folder, num_seeds=2)
+    assert len(made) == 32
+
+
+def kill_itself(config: SyntheticConfig) -> Curve:
+    os.kill(os.getpid(), 9)
+    raise AssertionError(config)
+
+
+def test_a_killed_worker_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when memory is short: what is finished is kept, and the message says so."""
+    monkeypatch.setattr(synthetic, "train", kill_itself)
+    with pytest.raises(FitError, match="was killed"):
+        list(synthetic._train_all([CONFIG]))
 
 
 def test_the_command_prints_tables_or_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
