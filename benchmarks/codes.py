@@ -4,8 +4,9 @@
     python benchmarks/codes.py grocery --folder FOLDER
 
 A twentieth of the classes (a tenth of grocery's) has no train and no val item, as if it were added
-after training. Two more tables, of seed 0: codes of other sizes and sources, and every class with
-the same few train items. Runs of the same config are reused, so it goes on where it was stopped.
+after training. Two more tables, of seed 0: every class with the same few train items, and codes of
+other sizes and sources; the report is written after each table. Runs of the same config are reused,
+so it goes on where it was stopped.
 Writes docs/study/codes-<catalog>.md and .png, and the numbers as
 benchmarks/results/codes-<catalog>.json.
 """
@@ -84,9 +85,18 @@ def main() -> None:
     ]
     fit(runs, data, configs)
     entries = make_entries(runs, data, common, options.seeds, CONFIGS, ENSEMBLES)
-    extra = [sizes_table(runs, data, common, sources), few_table(options.folder, data, common)]
     name = f"codes-{options.catalog}"
-    report(options.catalog, plan, data, common, entries, name=name, configs=CONFIGS, extra=extra)
+    extra: list[TextTable] = []
+    makers = [
+        lambda: few_table(options.folder, data, common),
+        lambda: sizes_table(runs, data, common, sources),
+    ]
+    report(options.catalog, plan, data, common, entries, name=name, configs=CONFIGS)
+    for make in makers:
+        extra.append(make())
+        report(
+            options.catalog, plan, data, common, entries, name=name, configs=CONFIGS, extra=extra
+        )
 
 
 def codes_of(
