@@ -93,7 +93,7 @@ def results_table(name: str, curves: Curves) -> TextTable:
     rows = []
     for arm, result in found.items():
         changes = [
-            "" if result is first else str(over_seeds(100 * (values - others)))
+            "" if result is first else _change(over_seeds(100 * (values - others)))
             for values, others in ((result.final, first.final), (result.speed, first.speed))
         ]
         rows.append(
@@ -122,8 +122,8 @@ def results_table(name: str, curves: Curves) -> TextTable:
         rows=tuple(rows),
         note=f"{verdict(found)}\n{num_seeds} seeds; 95% intervals over seeds, of changes paired, "
         "not adjusted for their number; at the end: mean of the last tenth of the looks; steps: "
-        "median over seeds, of the smoothed curve; sooner: seeds that reach 90% before and after "
-        "multi-class, sign test",
+        "median over seeds of the smoothed curve, and how many reach it; sooner: seeds that do so "
+        "before and after multi-class, sign test",
     )
 
 
@@ -153,20 +153,24 @@ def sooner(one: ArmResult, other: ArmResult) -> tuple[int, int]:
 
 def _sooner(one: ArmResult, other: ArmResult) -> str:
     before, after = sooner(one, other)
-    return f"{before} : {after} (p {mcnemar(before, after):.3f})"
+    return f"{before} : {after}, p {mcnemar(before, after):.3f}"
 
 
 def _interval(found: Change) -> str:
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]"
+
+
+def _change(found: Change) -> str:
+    return f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
 
 
 def _steps(values: Float64[np.ndarray, " S"]) -> str:
     median, low, high = steps_interval(values)
     num_reached = int(np.isfinite(values).sum())
-    said = "not reached"
+    said = ""
     if np.isfinite(median):
-        said = f"{median:.0f} [{low:.0f}, {f'{high:.0f}' if np.isfinite(high) else 'never'}]"
-    return f"{said} ({num_reached} of {len(values)})"
+        said = f"{median:.0f} [{low:.0f}, {f'{high:.0f}' if np.isfinite(high) else 'never'}], "
+    return f"{said}{num_reached} of {len(values)}"
 
 
 def steps_interval(values: Float64[np.ndarray, " S"]) -> tuple[float, float, float]:
@@ -242,7 +246,7 @@ def plot_samples(name: str) -> bytes:
     """Draw ten test images of each class."""
     chosen = SETS[name]
     images, labels = make_images(name, "test", 0)
-    figure = Figure(figsize=(12, 1.25 * chosen.num_classes + 0.4), layout="constrained")
+    figure = Figure(figsize=(12, 1.5 * chosen.num_classes), layout="constrained")
     grid = figure.subplots(chosen.num_classes, _SAMPLES)
     for label, row in enumerate(grid):
         for axes, image in zip(row, images[labels == label], strict=False):
@@ -251,5 +255,6 @@ def plot_samples(name: str) -> bytes:
             axes.set_yticks([])
         code = "".join(map(str, chosen.codes[label].astype(int)))
         title = f"{label + 1}: {chosen.class_names[label]}, code {code}"
-        row[0].set_title(title, loc="left", fontsize=10)
+        # Out of the layout: the first column would be as wide as the words.
+        row[0].set_title(title, loc="left", fontsize=10).set_in_layout(False)
     return png(figure)
