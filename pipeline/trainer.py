@@ -399,14 +399,14 @@ class Trainer:
     def _check_diverged(self, loss: float) -> None:
         """Refuse a loss far above that of a network that says nothing.
 
-        That is log C in both terms, or log 2 of a bit. Codes' log-likelihoods are sums over bits:
-        fresh weights spread them by the root of their number, and say wrong things loudly.
+        That is log C in both terms, or log 2 of a bit. Classes that codes decide may cost both:
+        fresh weights sum hundreds of bits to logits far from 0, and say wrong things loudly.
         """
         most = (1 + self._second_weight) * math.log(self.data.num_classes)
         if self._learns_bits:
             most = math.log(2)
         elif self.network.codes is not None:
-            most += math.sqrt(self.network.codes.shape[1])
+            most += self.network.codes.shape[1] * math.log(2)
         if loss > 2 * most:
             self._diverged(f"the mean loss of the epoch is {loss:.4g} at step {self.step}")
 
