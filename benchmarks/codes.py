@@ -57,7 +57,11 @@ SOURCES = [
 ]
 FEW = (1, 4)  # train items a class
 FEW_CONFIGS = ("1", "5", "codes", "codes, shuffled", "codes beside classes")
-FEW_COMMON = {"epochs": 10, "batch_size": 256}
+# Enough steps, also where all items together are less than a batch.
+FEW_COMMON: dict[str, dict[str, Any]] = {
+    "simulated": {"epochs": 10, "batch_size": 256},
+    "grocery": {"epochs": 100, "patience": 100, "batch_size": 64},
+}
 UNSEEN = {"simulated": 20, "grocery": 10}  # one class of so many
 
 
@@ -88,7 +92,7 @@ def main() -> None:
     name = f"codes-{options.catalog}"
     extra: list[TextTable] = []
     makers = [
-        lambda: few_table(options.folder, data, common),
+        lambda: few_table(options.folder, data, {**common, **FEW_COMMON[options.catalog]}),
         lambda: sizes_table(runs, data, common, sources),
     ]
     report(options.catalog, plan, data, common, entries, name=name, configs=CONFIGS)
@@ -189,7 +193,7 @@ def few_table(folder: Path, data: FitData, common: dict[str, Any]) -> TextTable:
     rows = []
     for num_each in FEW:
         few = keep_few(data, num_each)
-        configs = [FitConfig(**CONFIGS[name], **{**common, **FEW_COMMON}) for name in FEW_CONFIGS]
+        configs = [FitConfig(**CONFIGS[name], **common) for name in FEW_CONFIGS]
         every = fit(LocalStorage(folder / f"few-{num_each}"), few, configs)
         for name, metrics in zip(FEW_CONFIGS, every, strict=True):
             zero = (metrics.zero_shot_top1 or 0.0, metrics.zero_shot_top5 or 0.0)
