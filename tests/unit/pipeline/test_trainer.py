@@ -323,7 +323,7 @@ def test_out_of_memory_says_what_would_fit(
     workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The allocator's own error, turned into one that helps."""
-    monkeypatch.setattr(FusionNetwork, "forward", allocate_too_much)
+    monkeypatch.setattr(FusionNetwork, "heads", allocate_too_much)
     for accumulate, advice in ((1, 2), (4, 8), (100, 32)):
         with pytest.raises(FitError, match=r"out of memory in step 1, batch of 32 items") as caught:
             fit(workspace, plan, QUICK, runtime=replace(CPU, accumulate=accumulate))
@@ -336,7 +336,7 @@ def test_another_error_of_torch_is_passed_on(
 ) -> None:
     """A fault of ours must not be blamed on memory."""
     monkeypatch.setattr(
-        FusionNetwork, "forward", lambda self, *inputs: torch.ones(2) @ torch.ones(3)
+        FusionNetwork, "heads", lambda self, *inputs: torch.ones(2) @ torch.ones(3)
     )
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         fit(workspace, plan, QUICK, runtime=CPU)
