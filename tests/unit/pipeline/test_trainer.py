@@ -335,9 +335,7 @@ def test_another_error_of_torch_is_passed_on(
     workspace: LocalStorage, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault of ours must not be blamed on memory."""
-    monkeypatch.setattr(
-        FusionNetwork, "heads", lambda self, *inputs: torch.ones(2) @ torch.ones(3)
-    )
+    monkeypatch.setattr(FusionNetwork, "heads", lambda self, *inputs: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         fit(workspace, plan, QUICK, runtime=CPU)
 

@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.runs import run_name
 from pipeline.targets.options import TargetOptions
 from pipeline.targets.registry import APPROACHES, PAPER_APPROACHES, build, get_approach
 from schemas.errors import TargetError
 from schemas.graph import NeighborGraph
+from schemas.run import FitConfig
 
 GRAPH = NeighborGraph(
     np.array([[1, 2], [2, 0], [1, 0], [0, 1]]),
@@ -24,12 +26,14 @@ FIRST_ROWS = {
     "5": [0.5, 0.3, 0.2, 0],
     "taxonomy": [1 / (1 + 3 * math.exp(-10)), *[1 / (math.exp(10) + 3)] * 3],
     "online": [0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3],
+    "codes": [1, 0, 0, 0],
+    "codes-shuffled": [1, 0, 0, 0],
 }
 
 
 def test_the_names_are_the_papers_and_the_control() -> None:
     """`fit --approach 5` and the tables of `compare` are addressed by these names."""
-    assert set(APPROACHES) == {"1", "1b", "2", "3", "4", "5", "taxonomy", "online"}
+    assert set(APPROACHES) == set(FIRST_ROWS)
     assert PAPER_APPROACHES == ("1", "2", "3", "4", "5")
 
 
@@ -42,9 +46,19 @@ def test_a_name_builds_the_papers_representation(name: str) -> None:
     np.testing.assert_array_equal(build(name, GRAPH, paths=list("abcd")).dense(), dense)
 
 
-def test_only_the_baseline_trains_without_kl() -> None:
+def test_only_the_baseline_and_codes_train_without_kl() -> None:
     """The control 1b exists so that a gain from the KL term alone is visible."""
-    assert [name for name, approach in APPROACHES.items() if not approach.has_kl] == ["1"]
+    without = [name for name, approach in APPROACHES.items() if not approach.has_kl]
+    assert without == ["1", "codes", "codes-shuffled"]
+
+
+def test_only_the_control_of_codes_shuffles_them() -> None:
+    """It is all that tells the two apart."""
+    assert [name for name, each in APPROACHES.items() if each.has_codes] == [
+        "codes",
+        "codes-shuffled",
+    ]
+    assert [name for name, each in APPROACHES.items() if each.is_shuffled] == ["codes-shuffled"]
 
 
 def test_only_approach_5_hardens() -> None:
@@ -57,16 +71,16 @@ def test_only_online_smoothing_learns_its_targets() -> None:
     assert [name for name, approach in APPROACHES.items() if approach.is_online] == ["online"]
 
 
-def test_titles_and_run_tags_tell_approaches_apart() -> None:
-    """Two approaches with one tag would write their runs to one folder."""
+def test_titles_and_run_names_tell_approaches_apart() -> None:
+    """Two approaches with one name would write their runs to one folder."""
     assert len({approach.title for approach in APPROACHES.values()}) == len(APPROACHES)
-    assert len({approach.tag for approach in APPROACHES.values()}) == len(APPROACHES)
+    assert len({run_name(FitConfig(approach=name)) for name in APPROACHES}) == len(APPROACHES)
 
 
 def test_a_tag_names_only_existing_options() -> None:
     """It is filled in when a run is named, minutes after the command was typed."""
     for approach in APPROACHES.values():
-        words = [part.format(**vars(TargetOptions())) for part in approach.tag]
+        words = [part.format(**vars(FitConfig(approach="1"))) for part in approach.tag]
         assert all(words)
 
 
