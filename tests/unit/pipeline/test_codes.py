@@ -1,5 +1,6 @@
 """Binary codes of labels: what their bits mean, and the artifact that holds them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -189,6 +190,8 @@ def test_codes_are_read_as_they_were_written(workspace: LocalStorage, plan: Plan
     assert name == "embedding-10"
     np.testing.assert_array_equal(read_codes(workspace, plan, name).bits, codes.bits)
     table = pq.read_table(workspace.root / codes_place(name))
+    record = json.loads(table.schema.metadata[b"shelfwise"])
+    assert (record["source"], record["seed"], record["features"]) == ("embedding", 0, [""] * 10)
     assert table["label_id"].to_pylist() == [f"Thing {i}" for i in range(6)]
     assert table["code"].to_pylist() == codes.bits.tolist()
 
