@@ -751,18 +751,19 @@ def neighbors(
     help="Label embeddings made elsewhere, as for neighbors.  [default: those that embed made]",
 )
 @_workspace_option()
-def codes(workspace: "Storage", **options: Any) -> None:
+def codes(workspace: "Storage", **given: Any) -> None:
     """Make binary codes of the labels, for fit --approach codes."""
     from cache.reader import read_plan
 
     frozen = read_plan(workspace)
     from pipeline.codes import codes_table, make_codes
 
-    name, made = make_codes(workspace, frozen, **options)
+    name, made = make_codes(workspace, frozen, **given)
     codes_table(workspace, frozen, name, made).print()
     click.echo(f"written: {workspace.where(f'codes/{name}.parquet')}")
-    default = "" if name == "embedding-512" else f" --codes {name}"
-    _say_next(workspace, f"fit --approach codes{default}")
+    options = "" if name == "embedding-512" else f" --codes {name}"
+    options += " --code-head beside" if made.num_collisions else ""
+    _say_next(workspace, f"fit --approach codes{options}")
 
 
 def _print_graph_stats(workspace: "Storage", *, as_json: bool) -> None:
