@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from schemas.errors import PipelineError
+from schemas.errors import EXIT_CRASH, PipelineError
 
 if TYPE_CHECKING:
     from cache.storage import Storage
@@ -24,32 +24,66 @@ if TYPE_CHECKING:
     from pipeline.text_table import TextTable
     from schemas.run import FitRuntime
 
+logger = logging.getLogger("cli")
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
-    """Turns our errors into one message and exit code 1, in one place."""
+    """Turns whatever goes wrong into one message and an exit code, in one place."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except PipelineError as error:
-            raise click.ClickException(str(error)) from error
+            raise _Failure(error) from error
         except KeyboardInterrupt as error:
             raise click.ClickException("interrupted; run the same command again") from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception:
+            logger.exception("this is a mistake of ours, or the machine's", extra=_crash())
+            sys.exit(EXIT_CRASH)
 
 
-def _configure_logging() -> None:
-    # open_clip logs its every step to the root; what matters of it comes as our own errors.
-    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(message)s")
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # a damaged picture has its row's error
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("pipeline", "cache"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(logging.INFO if _is_first_process() else logging.WARNING)
-        logger.propagate = False
+class _Failure(click.ClickException):
+    """One of our errors on its way out."""
+
+    def __init__(self, error: PipelineError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click has one for all
+        self._error = error
+
+    def show(self, file: Any = None) -> None:
+        from pipeline.logs import event, is_json
+
+        if not is_json():
+            super().show(file)
+            return
+        error = self._error
+        what = event(
+            "error",
+            kind=type(error).__name__,
+            what=error.what,
+            where=error.where,
+            fix=error.fix,
+            exit_code=self.exit_code,
+        )
+        logger.error("Error: %s", error.what, extra=what)
+
+
+def _crash() -> dict[str, Any]:
+    from pipeline.logs import event
+
+    return event("crash", exit_code=EXIT_CRASH)
+
+
+def _configure_logging(log_format: str = "text") -> None:
+    from pipeline.logs import configure
+
+    # What matters of other libraries comes as our own errors; a damaged picture has its row's.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    configure(log_format, level=logging.INFO if _is_first_process() else logging.WARNING)
 
 
 def _example(text: str) -> str:
@@ -61,23 +95,39 @@ def _workspace_option(default: str = "workspace") -> Callable[[Command], Command
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def wrapped(workspace: str, **options: Any) -> Any:
+        def wrapped(workspace: str, log_format: str, **options: Any) -> Any:
             from cache.storage import open_storage
+            from pipeline.logs import event
 
-            _configure_logging()
+            _configure_logging(log_format)
             storage = open_storage(workspace)
-            click.echo(f"workspace: {storage.location}", err=True)
+            name = click.get_current_context().info_name
+            what = event("command", command=name, workspace=storage.location)
+            logger.info("workspace: %s", storage.location, extra=what)
             return command(workspace=storage, **options)
 
-        option = click.option(
-            "--workspace",
-            default=default,
-            envvar="SHELFWISE_WORKSPACE",
-            show_default=True,
-            show_envvar=True,
-            help="Folder of plan, cache and runs, or s3://bucket/prefix.",
-        )
-        return option(wrapped)  # type: ignore[return-value]
+        options = [
+            click.option(
+                "--workspace",
+                default=default,
+                envvar="SHELFWISE_WORKSPACE",
+                show_default=True,
+                show_envvar=True,
+                help="Folder of plan, cache and runs, or s3://bucket/prefix.",
+            ),
+            click.option(
+                "--log-format",
+                type=click.Choice(["text", "json"]),
+                default="text",
+                envvar="SHELFWISE_LOG_FORMAT",
+                show_default=True,
+                show_envvar=True,
+                help="Of stderr: sentences, or one JSON object per event for log collectors.",
+            ),
+        ]
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped  # type: ignore[return-value]
 
     return decorate
 
@@ -389,10 +439,9 @@ def _encoder_options(command: Command) -> Command:
         click.option(
             "--workers",
             "num_workers",
-            default=os.cpu_count() or 1,
             type=click.IntRange(min=0),
-            help="Processes that decode pictures; 0 decodes in this one.  "
-            "[default: the number of cores]",
+            help="Processes that decode pictures for an encoder; 0 decodes in its own.  "
+            "[default: its share of the cores]",
         ),
         click.option(
             "--compute-dtype",
@@ -426,12 +475,35 @@ def _embed_options(command: Command) -> Command:
 @click.option("--all", "all_shards", is_flag=True, help="Embed every shard that is not done.")
 @click.option("--labels", is_flag=True, help="Embed the labels (done with shard 0 anyway).")
 @click.option("--redo", is_flag=True, help="Embed the shards again although they are done.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who gives out the shards: this process, or Ray to the nodes of its cluster.",
+)
+@click.option(
+    "--address",
+    envvar="RAY_ADDRESS",
+    show_envvar=True,
+    help="Engine ray: of the cluster; auto is the one that this node belongs to.  [default: a "
+    "cluster of this machine alone]",
+)
+@click.option(
+    "--gpus-per-worker",
+    type=click.FloatRange(min=0),
+    help="Engine ray: GPUs an encoder; 0.5 puts two on one, 0 one on each node's cores.  "
+    "[default: 1 if the cluster has any]",
+)
 @_embed_options
 @_workspace_option()
 def embed(
     workspace: "Storage",
     shard: int | None,
     shards: str | None,
+    engine: str,
+    address: str | None,
+    gpus_per_worker: float | None,
     *,
     all_shards: bool,
     labels: bool,
@@ -445,23 +517,53 @@ def embed(
     from cache.reader import read_plan
 
     frozen = read_plan(workspace)
+    is_ray = engine == "ray"
+    if not is_ray and gpus_per_worker is not None:
+        raise click.UsageError("--gpus-per-worker goes with --engine ray")
+    if is_ray and shard is None and shards is None:
+        all_shards = True
     chosen = _chosen_shards(shard, shards, frozen.num_shards if all_shards else None)
     if chosen is None and not labels:
         raise click.UsageError("say what to embed: --shard N, --shards A-B, --all or --labels")
+    options["with_labels"] = labels
+    if is_ray:
+        from pipeline.ray_engine import embed_on_ray
+
+        signal.signal(signal.SIGTERM, _stop)
+        embed_on_ray(
+            workspace,
+            frozen,
+            chosen or [],
+            address=address,
+            gpus_per_worker=gpus_per_worker,
+            device=device,
+            **options,
+        ).table().print()
+        _say_next(workspace, "neighbors")
+        return
     from pipeline.device import all_devices
     from pipeline.embed import embed_on_devices
 
     devices = all_devices() if all_shards and device == "auto" else [device]
     if len(devices) == 1:
-        _embed(workspace.location, chosen or [], devices[0], with_labels=labels, **options)
+        _embed(workspace.location, chosen or [], devices[0], **options)
     else:
-        work = functools.partial(_embed_beside_others, with_labels=labels, **options)
+        if options["num_workers"] is None:
+            options["num_workers"] = max(1, _num_cores() // len(devices))
+        log_format = click.get_current_context().params["log_format"]
+        work = functools.partial(_embed_beside_others, log_format=log_format, **options)
         embed_on_devices(workspace, chosen or [], devices, work)
     _say_next(workspace, "neighbors")
 
 
 def _embed(
-    location: str, shards: Sequence[int], device: str, *, compute_dtype: str, **options: Any
+    location: str,
+    shards: Sequence[int],
+    device: str,
+    *,
+    compute_dtype: str,
+    num_workers: int | None,
+    **options: Any,
 ) -> None:
     from cache.reader import read_plan
     from cache.storage import open_storage
@@ -476,18 +578,29 @@ def _embed(
         frozen,
         shards,
         lambda: load_encoder(frozen.encoder, device, compute_dtype),
+        num_workers=_num_cores() if num_workers is None else num_workers,
         **options,
     )
 
 
-def _embed_beside_others(location: str, shards: Sequence[int], device: str, **options: Any) -> None:
+def _num_cores() -> int:
+    """Return how many cores this process may use, in a job or a container too."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
+def _embed_beside_others(
+    location: str, shards: Sequence[int], device: str, *, log_format: str, **options: Any
+) -> None:
     """Run in a process of its own, one of several."""
-    _configure_logging()
+    _configure_logging(log_format)
     try:
         _embed(location, shards, device, is_one_of_many=True, **options)
     except PipelineError as error:
-        click.echo(f"Error on {device}: {error}", err=True)
-        sys.exit(1)
+        failure = _Failure(error)
+        failure.show()
+        sys.exit(failure.exit_code)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -528,14 +641,27 @@ def _chosen_shards(
     is_flag=True,
     help="Print only the shards to run, as a job array takes them (0-3,7).",
 )
+@click.option(
+    "--array-size",
+    type=click.IntRange(min=1),
+    help="With --missing: in lines of an offset and indices below this size, to which the offset "
+    "is to be added; for schedulers that limit the indices of an array.",
+)
 @_workspace_option()
-def status(workspace: "Storage", *, as_json: bool, only_missing: bool) -> None:
+def status(
+    workspace: "Storage", *, as_json: bool, only_missing: bool, array_size: int | None
+) -> None:
     """Show every shard's state, and what else is done."""
     from cache.reader import read_plan
-    from pipeline.status import index_string, read_status
+    from pipeline.status import array_blocks, index_string, read_status
 
+    if array_size is not None and not only_missing:
+        raise click.UsageError("--array-size goes with --missing")
     found = read_status(workspace, read_plan(workspace))
-    if only_missing:
+    if array_size is not None:
+        for offset, indices in array_blocks(found.missing(), array_size):
+            click.echo(f"{offset} {index_string(indices)}")
+    elif only_missing:
         click.echo(index_string(found.missing()))
     elif as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
@@ -996,7 +1122,7 @@ def predict(
     device: str,
     compute_dtype: str,
     batch_size: int,
-    num_workers: int,
+    num_workers: int | None,
     **options: Any,
 ) -> None:
     """Answer for new items with a finished run: one item, or a table of them.
@@ -1035,6 +1161,8 @@ def predict(
         else:
             answer_table(found, classifier).print()
         return
+    if num_workers is None:
+        num_workers = _num_cores()
     written = predict_items(
         classifier, encoder, source, out, batch_size=batch_size, num_workers=num_workers
     )

@@ -15,6 +15,7 @@ import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    GenericError,
     NotFoundError,
     PreconditionError,
 )
@@ -96,7 +97,7 @@ class ObjectStorage(Storage):
         except _ABSENT:
             pass
         except BaseError as error:
-            raise cannot_write(self.where(name), _reason(error)) from error
+            raise _cannot_write(self.where(name), error) from error
 
     def size(self, name: str) -> int | None:
         """Ask for an object's head."""
@@ -124,7 +125,7 @@ class ObjectStorage(Storage):
         except _ABSENT:
             return False
         except BaseError as error:
-            raise cannot_write(self.where(name), _reason(error)) from error
+            raise _cannot_write(self.where(name), error) from error
         return content == old and self._put(name, data, mode={"e_tag": tag})
 
     def refresh(self, name: str, data: bytes, old: bytes) -> bool:
@@ -152,7 +153,7 @@ class ObjectStorage(Storage):
                 return self.read(name) == data
             return False
         except BaseError as error:
-            raise cannot_write(self.where(name), _reason(error)) from error
+            raise _cannot_write(self.where(name), error) from error
         return True
 
     @contextlib.contextmanager
@@ -163,7 +164,10 @@ class ObjectStorage(Storage):
             raise FileNotFoundError(self.where(name)) from error
         except BaseError as error:
             raise WorkspaceError(
-                f"cannot be read: {_reason(error)}", where=self.where(name), fix=_FIX
+                f"cannot be read: {_reason(error)}",
+                where=self.where(name),
+                fix=_FIX,
+                can_retry=_passes(error),
             ) from error
 
 
@@ -173,6 +177,15 @@ def open_store(place: str) -> Any:
         return from_url(Path(place).as_uri())
     options: dict[str, Any] = {} if place.startswith("memory://") else {"retry_config": _RETRY}
     return from_url(place, **options)
+
+
+def _cannot_write(where: str, error: BaseError) -> WorkspaceError:
+    return cannot_write(where, _reason(error), can_retry=_passes(error))
+
+
+def _passes(error: BaseError) -> bool:
+    """Say whether it may be gone by itself: no answer, or none that makes sense."""
+    return isinstance(error, GenericError)
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ Leases need three more calls, in which exactly one of several writers wins.
 """
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -18,6 +19,10 @@ from pathlib import Path
 from schemas.errors import WorkspaceError
 
 Buffer = bytes | memoryview
+# Of a network file system whose server is away for a while; a full disk needs a person.
+_PASSING = frozenset(
+    (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN)
+)
 _TEMPORARY = re.compile(r"\..+\.([0-9]+)\.[0-9a-f]{8}\.tmp")
 
 
@@ -80,6 +85,10 @@ class Storage(ABC):
     @abstractmethod
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the size in bytes of every file below a folder, by name."""
+
+    def sizes_of_many(self, folder: str) -> Callable[[str], int | None]:
+        """Return what gives the size of a file below a folder, for asking after most of them."""
+        return self.sizes(folder).get
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
@@ -193,21 +202,32 @@ class LocalStorage(Storage):
     def size(self, name: str) -> int | None:
         """Return a file's size."""
         try:
-            found = self.path(name).stat()
+            found = os.stat(f"{self.location}/{name}")  # a Path would take longer than the disk
         except OSError:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Walk a folder."""
+        """Walk a folder; by strings, as a cache of a billion items has hundreds of thousands."""
         found = {}
-        for place, _, files in os.walk(self.path(folder)):
-            for file in files:
-                name = str((Path(place) / file).relative_to(self.root))
-                size = self.size(name)
-                if size is not None:  # gone since
-                    found[name] = size
+        waiting = [str(self.path(folder))]
+        skipped = len(str(self.root)) + 1
+        while waiting:
+            with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                        continue
+                    with contextlib.suppress(FileNotFoundError):  # gone since
+                        status = entry.stat()
+                        if stat.S_ISREG(status.st_mode):
+                            found[entry.path[skipped:]] = status.st_size
         return found
+
+    def sizes_of_many(self, folder: str) -> Callable[[str], int | None]:
+        """Ask for each: every chunk has a folder of its own, which a walk would open."""
+        del folder
+        return self.size
 
     def create(self, name: str, data: bytes) -> bool:
         """Link a finished file into place: a link does not replace."""
@@ -302,6 +322,7 @@ class LocalStorage(Storage):
                 f"cannot be read: {error.strerror or error}",
                 where=self.where(name),
                 fix="mend the rights or the disk, then run the same command again",
+                can_retry=_passes(error),
             ) from error
 
     @contextlib.contextmanager
@@ -311,7 +332,8 @@ class LocalStorage(Storage):
         except WorkspaceError:
             raise
         except OSError as error:
-            raise cannot_write(self.where(name), error.strerror or str(error)) from error
+            reason = error.strerror or str(error)
+            raise cannot_write(self.where(name), reason, can_retry=_passes(error)) from error
 
 
 def open_storage(location: str | Path) -> Storage:
@@ -326,13 +348,19 @@ def open_storage(location: str | Path) -> Storage:
     return LocalStorage(Path(location))
 
 
-def cannot_write(where: str, reason: str) -> WorkspaceError:
+def cannot_write(where: str, reason: str, *, can_retry: bool = False) -> WorkspaceError:
     """Return the error of a place that cannot be written."""
     return WorkspaceError(
         f"cannot write: {reason}",
         where=where,
         fix="free space or rights there, then run the same command again",
+        can_retry=can_retry,
     )
+
+
+def _passes(error: OSError) -> bool:
+    """Say whether it may be gone by itself: a network file system that is out of reach."""
+    return error.errno in _PASSING
 
 
 def is_temporary(name: str) -> bool:

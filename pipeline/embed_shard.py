@@ -26,6 +26,7 @@ from cache.writer import ShardWriter
 from pipeline.decode_pool import TASK_PICTURES, Decoded, DecodePool, JpegDecoder
 from pipeline.item_contents import NUM_READERS, ReadItem, map_ahead, read_item
 from pipeline.items import CatalogWatch, RawItem, read_places
+from pipeline.logs import event
 from pipeline.progress import Progress
 from schemas.commit import ShardCommit
 from schemas.plan import EncoderSpec, Plan
@@ -34,8 +35,15 @@ from schemas.tables import ROWS
 logger = logging.getLogger(__name__)
 
 
+Report = Callable[[int], None]
+"""Told how many more items are decoded; what it raises stops the shard."""
+
 RETIRED = "retired"
 _RETIRED = RawItem(title=None, title_error=RETIRED, image=None, image_error=RETIRED)
+
+
+def ignore(num_items: int) -> None:
+    """Report to nobody."""
 
 
 class EncoderLike(Protocol):
@@ -107,6 +115,7 @@ def embed_shard(
     *,
     batch_size: int,
     redo: Callable[[pa.Table], bool] | None = None,
+    report: Report = ignore,
 ) -> ShardCommit:
     """Embed what a shard lacks and commit it.
 
@@ -119,6 +128,8 @@ def embed_shard(
         watch: of the plan's catalog.
         batch_size: B.
         redo: says of a finished chunk's rows whether it is to be made again all the same.
+        report: told each time how many more items are decoded. What it raises stops the shard;
+            finished chunks are kept.
     Returns: the shard's commit.
     Raises: ShardError, LeaseError, SpecMismatchError, SourceChangedError, WorkspaceError.
     """
@@ -137,7 +148,7 @@ def embed_shard(
             if redo is not None and rows is not None and redo(rows):
                 writer.discard(chunk)
                 break
-        run = _ShardRun(workspace, plan, shard, encoder, pool, watch, writer, batch_size)
+        run = _ShardRun(workspace, plan, shard, encoder, pool, watch, writer, batch_size, report)
         try:
             run.embed_missing()
             commit = writer.commit()
@@ -148,6 +159,9 @@ def embed_shard(
                 shard,
                 num_kept,
                 len(writer.chunks),
+                extra=event(
+                    "shard_stopped", shard=shard, chunks_kept=num_kept, chunks=len(writer.chunks)
+                ),
             )
             raise
     timer = run.timer
@@ -158,24 +172,35 @@ def embed_shard(
 def _log_end(commit: ShardCommit, timer: _Timer, seconds: float, decoding: float) -> None:
     """Print the shard's rate, and beside it what each part alone could do."""
     num_bytes = 2 * len(commit.image_crc32c) * commit.chunk_bytes
-    decode_rate = timer.num_images / max(decoding, 1e-9)
+    rates = {
+        "items_per_second": timer.num_items / seconds,
+        "decode_images_per_second": timer.num_images / max(decoding, 1e-9),
+        "encode_images_per_second": timer.num_images / max(timer.images, 1e-9),
+        "encode_titles_per_second": timer.num_titles / max(timer.titles, 1e-9),
+        "write_megabytes_per_second": num_bytes / 1e6 / max(timer.writing, 1e-9),
+    }
     logger.info(
         "shard %05d: %s items, %.0f items/s; waited %.1f s for pictures, %.1f s images, "
         "%.1f s titles, %.1f s write; limits: decode %.0f images/s, encoder %.0f images/s and "
         "%.0f titles/s, disk %.0f MB/s; distinct: %s images, %s titles",
         commit.shard,
         f"{timer.num_items:,}",
-        timer.num_items / seconds,
+        rates["items_per_second"],
         timer.waiting,
         timer.images,
         timer.titles,
         timer.writing,
-        decode_rate,
-        timer.num_images / max(timer.images, 1e-9),
-        timer.num_titles / max(timer.titles, 1e-9),
-        num_bytes / 1e6 / max(timer.writing, 1e-9),
+        *list(rates.values())[1:],
         f"{timer.num_images:,}",
         f"{timer.num_titles:,}",
+        extra=event(
+            "shard_done",
+            shard=commit.shard,
+            items=timer.num_items,
+            bad=commit.num_bad,
+            seconds=round(seconds, 3),
+            **{name: round(rate, 1) for name, rate in rates.items()},
+        ),
     )
 
 
@@ -192,13 +217,14 @@ class _ShardRun:
         watch: CatalogWatch,
         writer: ShardWriter,
         batch_size: int,
+        report: Report,
     ) -> None:
         self.timer = _Timer()
         self._plan, self._shard = plan, shard
         self._items, self._is_retired = shard_items(workspace, plan, shard)
         self._files = live_files(self._items, self._is_retired)
         self._encoder, self._pool, self._watch, self._writer = encoder, pool, watch, writer
-        self._batch_size = batch_size
+        self._batch_size, self._report = batch_size, report
         # By sha256: contents of earlier chunks, and of those that are being read ahead.
         self._images: dict[str, _Content] = {}
         self._titles: dict[str, _Content] = {}
@@ -212,7 +238,7 @@ class _ShardRun:
         self._know_finished_chunks()
         num_rows = sum(stop - start for start, stop in map(self._writer.chunk_range, missing))
         with (
-            Progress(f"embed shard {self._shard:05d}", num_rows) as progress,
+            Progress(f"embed shard {self._shard:05d}", num_rows, shard=self._shard) as progress,
             ThreadPoolExecutor(NUM_READERS) as readers,
         ):
             decoded = self._pool.decode(self._tasks(missing, readers))
@@ -342,6 +368,7 @@ class _ShardRun:
                     yield batch
                     batch, num = np.empty(shape, np.uint8), 0
             progress.update(task.num_items)
+            self._report(task.num_items)
         if num:
             yield batch[:num]
 

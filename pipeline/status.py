@@ -171,6 +171,14 @@ def index_string(shards: Sequence[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
+def array_blocks(shards: Sequence[int], size: int) -> list[tuple[int, list[int]]]:
+    """Divide shards among job arrays whose indices are below a size: offsets and indices."""
+    blocks: dict[int, list[int]] = {}
+    for shard in shards:
+        blocks.setdefault(shard // size * size, []).append(shard % size)
+    return list(blocks.items())
+
+
 def _problem(check: Any, workspace: Storage, plan: Plan) -> str:
     try:
         check(workspace, plan)

@@ -1,29 +1,60 @@
 """Every error a user can meet: what was found, where, and how to fix it.
 
 Each class also inherits the built-in that a caller would expect, so that library users may
-catch either. `cli.py` turns any of them into one message and exit code 1.
+catch either. `cli.py` turns any of them into one message and an exit code, which says to a
+scheduler whether the same command may be run again as it is.
 """
+
+from typing import Any
+
+EXIT_ERROR = 1
+"""A person has to mend something first."""
+EXIT_CRASH = 70
+"""Our mistake or the machine's: another node may do better (EX_SOFTWARE of sysexits.h)."""
+EXIT_RETRY = 75
+"""The same command may succeed later or elsewhere (EX_TEMPFAIL)."""
 
 
 class PipelineError(Exception):
     """An error that says what was found and expected, where, and how to fix it."""
 
-    def __init__(self, what: str, *, where: str, fix: str) -> None:
+    can_retry = False
+    """Whether the same command may succeed later or elsewhere, with nothing mended."""
+
+    def __init__(self, what: str, *, where: str, fix: str, can_retry: bool | None = None) -> None:
         """Make the error.
 
         Args:
             what: what was found, and what was expected instead.
             where: the file, shard, column or option at fault.
             fix: the command or edit that mends it.
+            can_retry: as the attribute; None for what is usual of the class.
         """
         super().__init__(what)
         self.what = what
         self.where = where
         self.fix = fix
+        if can_retry is not None:
+            self.can_retry = can_retry
+
+    @property
+    def exit_code(self) -> int:
+        """Return the code with which a command ends that meets it."""
+        return EXIT_RETRY if self.can_retry else EXIT_ERROR
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep all of it when it is sent to another process."""
+        return _rebuilt, (type(self), self.what, self.where, self.fix, self.can_retry)
 
     def __str__(self) -> str:
         """Give the three lines that the terminal shows."""
         return f"{self.what}\n  where: {self.where}\n  fix:   {self.fix}"
+
+
+def _rebuilt(
+    kind: type[PipelineError], what: str, where: str, fix: str, can_retry: bool
+) -> PipelineError:
+    return kind(what, where=where, fix=fix, can_retry=can_retry)
 
 
 class PlanNotFoundError(PipelineError, FileNotFoundError):
@@ -54,6 +85,10 @@ class DeviceError(PipelineError, RuntimeError):
     """A process on one of several devices failed."""
 
 
+class ShardsFailedError(PipelineError, RuntimeError):
+    """Some shards could not be embedded by a cluster's workers; all others are done."""
+
+
 class WorkspaceError(PipelineError, OSError):
     """The workspace cannot be read or written."""
 
@@ -80,6 +115,8 @@ class CacheBrokenError(PipelineError, RuntimeError):
 
 class LeaseError(PipelineError, RuntimeError):
     """Another process holds the shard."""
+
+    can_retry = True
 
 
 class TooManyBadRowsError(PipelineError, RuntimeError):
@@ -112,6 +149,8 @@ class FitError(PipelineError, RuntimeError):
 
 class FitStoppedError(PipelineError, RuntimeError):
     """A signal stopped training; a checkpoint is there."""
+
+    can_retry = True
 
 
 class ExportError(PipelineError, RuntimeError):

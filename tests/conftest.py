@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _loggers_are_heard() -> None:
     """Undo what an earlier test's command line did to the loggers, so that caplog hears them."""
-    for name in ("pipeline", "cache"):
+    for name in ("cli", "pipeline", "cache"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cache.reader import Cache, read_label_emb, read_plan
 from cache.storage import LocalStorage
-from pipeline.embed import embed, embed_labels, mean_direction
+from pipeline.embed import embed
+from pipeline.embed_labels import embed_labels, mean_direction
 from pipeline.plan import make_plan
 from schemas.configs import to_json
 from schemas.errors import ShardError, SourceChangedError, SpecMismatchError, TooManyBadRowsError

@@ -5,11 +5,13 @@ import os
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+import cli
 from cache.lease import Lease
 from cache.storage import LocalStorage
 from pipeline.neighbors import write_neighbors
-from pipeline.status import index_string, read_status
+from pipeline.status import array_blocks, index_string, read_status
 from schemas.plan import Plan
 from tests.fakes import (
     chunk_path,
@@ -57,6 +59,26 @@ def test_shards_are_written_as_a_job_array_takes_them() -> None:
     assert index_string([0, 1, 2, 3, 7, 9, 10]) == "0-3,7,9-10"
     assert index_string([]) == ""
     assert index_string([5]) == "5"
+
+
+def test_shards_beyond_what_an_array_allows_come_in_several() -> None:
+    """Slurm allows indices below MaxArraySize, 1001 unless its administrator says more."""
+    shards = [0, 3, 5, 6, 11, 1000, 12345]
+    blocks = array_blocks(shards, 6)
+    assert all(0 <= index < 6 for _, indices in blocks for index in indices)
+    found = [offset + index for offset, indices in blocks for index in indices]
+    assert found == shards
+    assert len(blocks) == 4
+    assert array_blocks([], 6) == []
+
+
+def test_missing_shards_are_printed_for_arrays_of_a_size(workspace: LocalStorage) -> None:
+    """As clusters/slurm/submit.sh reads them, a line an array."""
+    fake_plan(workspace, num_items=128 * 9)
+    call = ["status", "--missing", "--array-size", "6", "--workspace", str(workspace.root)]
+    assert CliRunner().invoke(cli.main, call).stdout == "0 0-5\n6 0-2\n"
+    refused = CliRunner().invoke(cli.main, [call[0], *call[2:]])
+    assert refused.exit_code == 2
 
 
 def test_status_counts_bad_rows_by_reason_and_tells_the_time_left(workspace: LocalStorage) -> None:
