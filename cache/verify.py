@@ -7,6 +7,7 @@
 import functools
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ from schemas.errors import CacheCorruptError, PipelineError
 from schemas.plan import Plan
 
 _NUM_THREADS = 4
-_NUM_REQUESTS = 16  # small files: what counts is how many are asked for at a time
+_NUM_REQUESTS = 16
+_NUM_TRIED = 8
+_WAITING_SECONDS = 1e-3  # a shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +87,14 @@ def shard_state(
 def shard_states(
     workspace: Storage, plan: Plan, shards: Sequence[int], *, checksums: bool = False
 ) -> Iterator[ShardState]:
-    """Say the same of several shards, by one listing of all files."""
-    sizes, foreign = workspace.sizes("cache"), foreign_arrays(workspace, plan)
+    """Say the same of several shards; of an object store by one listing of all files."""
+    size, foreign = workspace.sizes_of_many("cache"), foreign_arrays(workspace, plan)
 
     def look(shard: int) -> ShardState:
         state = functools.partial(
             _state, workspace, plan, shard, foreign=foreign, checksums=checksums
         )
-        found = state(size=sizes.get)
+        found = state(size=size)
         # A shard that was finished after the listing looks broken in it.
         if found.state == "broken":
             found = state(size=workspace.size)
@@ -100,8 +103,14 @@ def shard_states(
     if checksums:  # which has its own threads
         yield from map(look, shards)
         return
+    started = time.perf_counter()
+    yield from map(look, shards[:_NUM_TRIED])
+    # Threads that do not wait for a disk or a network only fight for the interpreter.
+    if time.perf_counter() - started < _NUM_TRIED * _WAITING_SECONDS:
+        yield from map(look, shards[_NUM_TRIED:])
+        return
     with ThreadPoolExecutor(_NUM_REQUESTS) as pool:
-        yield from pool.map(look, shards)
+        yield from pool.map(look, shards[_NUM_TRIED:])
 
 
 def _state(

@@ -14,9 +14,10 @@ import zarr
 from cache.layout import check_array, chunk_num_bytes, open_arrays
 from cache.lease import read_holder
 from cache.reader import Cache, labels_state, read_all_items, read_label_emb, read_labels
-from cache.storage import LocalStorage
-from cache.verify import shard_state
+from cache.storage import LocalStorage, Storage
+from cache.verify import shard_state, shard_states
 from cache.writer import ShardWriter, write_labels
+from schemas.configs import digest
 from schemas.errors import CacheCorruptError, CacheIncompleteError, SpecMismatchError
 from schemas.plan import Plan
 from tests.fakes import (
@@ -381,6 +382,36 @@ def test_a_commit_vouches_for_its_own_shard_only(workspace: LocalStorage) -> Non
         "broken",
         "cache/commits/00001.json is the commit of shard 0",
     )
+
+
+def test_a_commit_of_before_a_field_was_added_still_vouches(workspace: LocalStorage) -> None:
+    """A cache outlives versions of this program: the seal is of what was written."""
+    plan, _ = filled(workspace)
+    body = json.loads(commit_path(workspace, 0).read_text())
+    assert body.pop("decoder") == "pillow"
+    del body["body_sha256"]
+    commit_path(workspace, 0).write_text(json.dumps(body | {"body_sha256": digest(body)}))
+    found = shard_state(workspace, plan, 0, checksums=True)
+    assert (found.state, found.commit and found.commit.decoder) == ("done", "pillow")
+    commit_path(workspace, 0).write_text(json.dumps(body | {"body_sha256": digest({})}))
+    assert shard_state(workspace, plan, 0).state == "broken"
+
+
+def test_states_are_the_same_one_by_one_and_many_at_a_time(
+    workspace: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads ask where a disk or network makes wait; their answers keep the plan's order."""
+    plan = fake_plan(workspace, num_items=128 * 20)
+    for shard in range(0, 20, 3):
+        write_shard(workspace, plan, shard, fake_embeddings(plan))
+    commit_path(workspace, 12).write_text("{")
+    expected = [shard_state(workspace, plan, shard) for shard in range(20)]
+    for seconds in (0.0, 1e9):
+        monkeypatch.setattr("cache.verify._WAITING_SECONDS", seconds)
+        assert list(shard_states(workspace, plan, range(20))) == expected
+    monkeypatch.setattr(LocalStorage, "sizes_of_many", Storage.sizes_of_many)
+    assert list(shard_states(workspace, plan, range(20))) == expected
+    assert [each.state for each in expected].count("done") == 6
 
 
 def test_other_chunk_sizes_make_every_shard_stale(workspace: LocalStorage) -> None:
