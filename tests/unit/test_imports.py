@@ -16,6 +16,7 @@ ONLY_IMPORTERS = {
     "zarr": {"cache/layout.py"},
     "obstore": {"cache/object_storage.py"},
     "fsspec": {"pipeline/locations.py"},
+    "ray": {"pipeline/ray_engine.py"},
 }
 FORBIDDEN = {
     "schemas": ("cache", "pipeline", "cli", "torch", "faiss", "open_clip", "zarr"),
