@@ -381,6 +381,7 @@ def plan(
 
     if pretrained is None:
         pretrained = "openai" if model == "ViT-B-32" else ""
+    signal.signal(signal.SIGTERM, _stop)
     make_plan(workspace, model=model, pretrained=pretrained, **options).table().print()
     _say_next(workspace, "embed --all")
 
@@ -604,7 +605,10 @@ def _embed_beside_others(
 
 
 def _stop(number: int, frame: object) -> None:
-    """End at SIGTERM, as a preempted node gets it: whole chunks are kept, the lease is freed."""
+    """End at SIGTERM, as a preempted node gets it: whole chunks are kept, the lease is freed.
+
+    Temporary files are deleted.
+    """
     sys.exit(128 + number)
 
 

@@ -3,7 +3,8 @@
 Takes the plan and a catalog of new and changed items, or a list of ids; writes new shards of items,
 the list of retired rows and the plan. A committed shard is never touched: an item whose picture or
 title changed gets a new row and its old row is retired. Cost at 12M items: a pass over their ids
-(1.2 GB), and over the pictures of items that are given again.
+(1.2 GB), and over the pictures of items that are given again. Memory grows with the number of items
+that are given, not with the plan's.
 
 n items given, C labels.
 """
@@ -46,7 +47,7 @@ def append_items(
 
     An item that is given again as it was stays where it is, with the label given now. New items go
     to val and test in the shares that these have of the catalog, others stay in their split; a
-    column `split` has the last word.
+    column `split` has the last word. Ids, labels and places of the items given are in memory.
 
     Args:
         workspace: a planned one.
@@ -62,7 +63,7 @@ def _append(workspace: Storage, update: PlanUpdate, source: ItemsSource) -> Plan
     plan = read_plan(workspace)
     labels = read_labels(workspace, plan)
     look_at_pictures(source)
-    new = scan_catalog(source, labels, plan.shard_rows)
+    new = scan_catalog(source, labels)
     known = _look_up(workspace, plan, new.item_ids)
     is_known = known.row >= 0
     is_same = is_known.copy()
@@ -254,9 +255,7 @@ def _splits(
         split_counts=known.split_counts,
         train_counts=known.train_counts,
     ).astype(np.int64)
-    is_given = np.zeros(len(new), bool)
-    if new.given_split is not None:
-        is_given = new.given_split.is_valid().to_numpy(zero_copy_only=False)
+    is_given = new.given_split.is_valid().to_numpy(zero_copy_only=False)
     return np.where((known.row >= 0) & ~is_given, known.split, codes), is_given
 
 

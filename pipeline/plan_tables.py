@@ -1,6 +1,6 @@
 """What a plan consists of: the catalog's columns, checked; tables of items and of labels; hashes.
 
-N items of a catalog, n chosen ones, C labels.
+N items of a catalog, n some of them, C labels.
 """
 
 import contextlib
@@ -30,19 +30,17 @@ _LOOKED_AT = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Scanned:
-    """The catalog's columns, checked."""
+    """Items of a catalog, in order: the columns that a plan needs."""
 
     item_ids: pa.Array
-    labels: Int[np.ndarray, " N"]
-    source_file: Int[np.ndarray, " N"]
-    source_row: Int[np.ndarray, " N"]
-    given_split: pa.Array | None
-    """None if nothing says anything."""
-    shards: tuple[str, ...]
-    """Hashes of what each shard is made from, if all items are taken."""
+    labels: Int[np.ndarray, " n"]
+    source_file: Int[np.ndarray, " n"]
+    source_row: Int[np.ndarray, " n"]
+    given_split: pa.Array
+    """Null where nothing is said."""
 
     def __len__(self) -> int:
-        """Return N."""
+        """Return n."""
         return len(self.labels)
 
 
@@ -83,50 +81,118 @@ def check_texts(
         )
 
 
-def scan_catalog(
-    source: ItemsSource, label_table: pa.Table, shard_rows: int, limit: int | None = None
-) -> Scanned:
-    """Read ids, labels and splits of all items, and hash what each shard is made from.
+class CatalogScan:
+    """A pass over a catalog: its items part by part, with what is wrong with them counted."""
+
+    def __init__(
+        self, source: ItemsSource, label_table: pa.Table, limit: int | None = None
+    ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            source: the catalog.
+            label_table: with the column label_id.
+            limit: look at the first so many items only.
+        """
+        total = sum(file.num_rows for file in source.files)
+        self.num_expected = total if limit is None else min(total, limit)
+        """Items, by what the files say."""
+        self.num_items = 0
+        """Seen so far."""
+        self._source, self._limit = source, limit
+        self._label_ids = label_table["label_id"].combine_chunks()
+        self._num_no_id = self._num_unknown = 0
+        self._unknown: list[str] = []
+
+    def parts(self) -> Iterator[tuple[Scanned, pa.RecordBatch]]:
+        """Yield the items, each part with its rows as `items.scan` gives them; label 0 if unknown.
+
+        Raises: CatalogError as `items.scan`.
+        """
+        with Progress("read items", self.num_expected) as progress:
+            for number, first_row, batch in _numbered(self._source, self._limit):
+                labels = pc.index_in(batch["label_id"], value_set=self._label_ids)
+                bad = batch["label_id"].filter(pc.is_null(labels))
+                self._num_unknown += len(bad)
+                self._unknown += [repr(value.as_py()) for value in bad[: 3 - len(self._unknown)]]
+                ids = batch["item_id"]
+                self._num_no_id += pc.sum(pc.equal(pc.binary_length(ids), 0)).as_py() or 0
+                self._num_no_id += ids.null_count
+                self.num_items += len(batch)
+                items = Scanned(
+                    item_ids=ids,
+                    labels=labels.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32),
+                    source_file=np.full(len(batch), number, np.int32),
+                    source_row=np.arange(first_row, first_row + len(batch), dtype=np.int64),
+                    given_split=batch["split"],
+                )
+                yield items, batch
+                progress.update(len(batch))
+
+    def check(self) -> None:
+        """Refuse a catalog without items, or with ids that are missing or labels not known.
+
+        Raises: CatalogError with the count and the first three.
+        """
+        where = _place(self._source)
+        if self.num_items == 0:
+            raise CatalogError("the catalog has no items", where=where, fix="give it at least one")
+        if self._num_no_id:
+            raise CatalogError(
+                f"{self._num_no_id} items have no item_id",
+                where=where,
+                fix="give each a unique item_id",
+            )
+        if self._num_unknown:
+            raise CatalogError(
+                f"{self._num_unknown} items have a label_id that is not in the labels: "
+                + ", ".join(self._unknown),
+                where=where,
+                fix="add these labels, or leave these items out",
+            )
+
+
+def refuse_repeated(source: ItemsSource, num_repeated: int, first: list[str]) -> None:
+    """Raise a CatalogError that counts ids which occur more than once, if there are some.
+
+    Args:
+        source: the catalog.
+        num_repeated: how many these are.
+        first: the first three.
+    """
+    if num_repeated:
+        raise CatalogError(
+            f"{num_repeated} item ids occur more than once: {', '.join(map(repr, first))}",
+            where=_place(source),
+            fix="give each item its own item_id",
+        )
+
+
+def _place(source: ItemsSource) -> str:
+    return ", ".join(file.path for file in source.files[:3])
+
+
+def scan_catalog(source: ItemsSource, label_table: pa.Table) -> Scanned:
+    """Read ids (up to 2 GB), labels and splits of all items into memory.
 
     Args:
         source: the catalog.
         label_table: with the column label_id.
-        shard_rows: items per shard.
-        limit: look at the first so many items only.
     Raises: CatalogError on unknown or null labels, ids that are missing or repeat, no items.
     """
-    label_ids = label_table["label_id"].combine_chunks()
-    item_ids, label_parts, given, files, rows, hashes = [], [], [], [], [], _ShardHashes(shard_rows)
-    unknown: list[str] = []
-    num_unknown = num_no_id = num_rows = 0
-    total = sum(file.num_rows for file in source.files)
-    with Progress("plan", min(total, limit or total)) as progress:
-        for number, first_row, batch in _numbered(source, limit):
-            labels = pc.index_in(batch["label_id"], value_set=label_ids)
-            bad = batch["label_id"].filter(pc.is_null(labels)).to_pylist()
-            num_unknown += len(bad)
-            unknown += [repr(value) for value in bad[: 3 - len(unknown)]]
-            num_no_id += pc.sum(pc.equal(pc.binary_length(batch["item_id"]), 0)).as_py() or 0
-            num_no_id += batch["item_id"].null_count
-            item_ids.append(batch["item_id"])
-            label_parts.append(labels.fill_null(0).to_numpy(zero_copy_only=False))
-            given.append(batch["split"] if "split" in batch.schema.names else None)
-            files.append(np.full(len(batch), number, np.int32))
-            rows.append(np.arange(first_row, first_row + len(batch), dtype=np.int64))
-            hashes.update(batch, source.files[number].sha256, rows[-1])
-            num_rows += len(batch)
-            progress.update(len(batch))
-    ids = pa.concat_arrays(item_ids) if item_ids else pa.array([], pa.string())
-    where = ", ".join(file.path for file in source.files[:3])
-    _check_items(num_rows, num_no_id, num_unknown, unknown, ids, where)
-    has_split = all(part is not None for part in given)
+    scan = CatalogScan(source, label_table)
+    parts = [items for items, _ in scan.parts()]
+    scan.check()
+    ids = pa.concat_arrays([part.item_ids for part in parts])
+    counts = pc.value_counts(ids)
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    refuse_repeated(source, len(repeated), repeated[:3].to_pylist())
     return Scanned(
         item_ids=ids,
-        labels=np.concatenate(label_parts).astype(np.int32),
-        source_file=np.concatenate(files),
-        source_row=np.concatenate(rows),
-        given_split=pa.concat_arrays(given) if has_split else None,
-        shards=hashes.digests(),
+        labels=np.concatenate([part.labels for part in parts]),
+        source_file=np.concatenate([part.source_file for part in parts]),
+        source_row=np.concatenate([part.source_row for part in parts]),
+        given_split=pa.concat_arrays([part.given_split for part in parts]),
     )
 
 
@@ -146,37 +212,11 @@ def _numbered(source: ItemsSource, limit: int | None) -> Iterator[tuple[int, int
             return
 
 
-def _check_items(
-    num_rows: int, num_no_id: int, num_unknown: int, unknown: list[str], ids: pa.Array, where: str
-) -> None:
-    if num_rows == 0:
-        raise CatalogError("the catalog has no items", where=where, fix="give it at least one")
-    if num_no_id:
-        raise CatalogError(
-            f"{num_no_id} items have no item_id", where=where, fix="give each a unique item_id"
-        )
-    if num_unknown:
-        raise CatalogError(
-            f"{num_unknown} items have a label_id that is not in the labels: " + ", ".join(unknown),
-            where=where,
-            fix="add these labels, or leave these items out",
-        )
-    if pc.count_distinct(ids).as_py() < len(ids):
-        counts = pc.value_counts(ids)
-        repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        shown = ", ".join(map(repr, repeated[:3].to_pylist()))
-        raise CatalogError(
-            f"{len(repeated)} item ids occur more than once: {shown}",
-            where=where,
-            fix="give each item its own item_id",
-        )
-
-
 def chosen_hashes(
     source: ItemsSource, is_chosen: Bool[np.ndarray, " N"], shard_rows: int
 ) -> tuple[str, ...]:
     """Hash what shards are made from that hold some of a catalog's items, in order."""
-    hashes, start = _ShardHashes(shard_rows), 0
+    hashes, start = ShardHashes(shard_rows), 0
     for number, first_row, batch in _numbered(source, None):
         mask = is_chosen[start : start + len(batch)]
         start += len(batch)
@@ -185,38 +225,54 @@ def chosen_hashes(
     return hashes.digests()
 
 
-class _ShardHashes:
+class ShardHashes:
     """One sha256 per shard over its items' ids, titles and picture sources."""
 
     def __init__(self, shard_rows: int) -> None:
+        """Begin with the first shard."""
         self._shard_rows, self._num_rows = shard_rows, 0
-        self._hashes: list[hashlib._Hash] = []
+        self._hash = hashlib.sha256()
+        self._digests: list[str] = []
 
     def update(
         self, batch: pa.RecordBatch, file_sha256: str, rows: Int64[np.ndarray, " n"]
     ) -> None:
         """Add the next items of the plan, by their rows in a file."""
-        ids = batch["item_id"].to_pylist()
-        titles = batch["title"].to_pylist()
         if "image_path" in batch.schema.names:
-            sources = batch["image_path"].to_pylist()
+            pictures = batch["image_path"]
         else:
-            sources = [f"{file_sha256} {row}" for row in rows.tolist()]
-        for item_id, title, picture in zip(ids, titles, sources, strict=True):
+            numbers = pa.array(rows).cast(pa.string())
+            pictures = pc.binary_join_element_wise(file_sha256, numbers, " ")
+        texts = _hashed(batch["item_id"], batch["title"], pictures)
+        ends = np.frombuffer(texts.buffers()[1], np.int64)
+        data = memoryview(texts.buffers()[2] or b"")
+        start = 0
+        while start < len(texts):
+            num_left = self._shard_rows - self._num_rows % self._shard_rows
+            stop = min(start + num_left, len(texts))
+            self._hash.update(data[ends[start] : ends[stop]])
+            self._num_rows += stop - start
+            start = stop
             if self._num_rows % self._shard_rows == 0:
-                self._hashes.append(hashlib.sha256())
-            for part in (
-                str(item_id).encode(),
-                title,
-                None if picture is None else picture.encode(),
-            ):
-                # The length in front keeps ("ab", "c") and ("a", "bc") apart.
-                self._hashes[-1].update(b"-" if part is None else b"%d:%b" % (len(part), part))
-            self._num_rows += 1
+                self._digests.append(self._hash.hexdigest())
+                self._hash = hashlib.sha256()
 
     def digests(self) -> tuple[str, ...]:
         """Return the shards' hashes in hex."""
-        return tuple(each.hexdigest() for each in self._hashes)
+        is_under_way = self._num_rows % self._shard_rows > 0
+        return (*self._digests, *([self._hash.hexdigest()] if is_under_way else []))
+
+
+def _hashed(*columns: pa.Array) -> pa.Array:
+    """Return what is hashed of each item: each text with its length in front, "-" for null."""
+    kind, parts = pa.large_binary(), []
+    for column in columns:
+        texts = column.cast(kind)
+        # The length in front keeps ("ab", "c") and ("a", "bc") apart.
+        lengths = pc.binary_length(texts).dictionary_encode()
+        heads = pa.array([b"%d:" % length for length in lengths.dictionary.to_pylist()], kind)
+        parts += [heads.take(lengths.indices).fill_null(b"-"), texts.fill_null(b"")]
+    return pc.binary_join_element_wise(*parts, pa.scalar(b"", kind))
 
 
 def items_table(

@@ -1,11 +1,18 @@
 """The command line: help, exit codes, and what it says before a plan exists."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import click
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -154,3 +161,28 @@ def test_codes_says_what_it_made_and_how_to_train_on_it(tmp_path: Path) -> None:
     refused = run("codes", "--bits", "0", "--workspace", tmp_path)
     assert refused.exit_code == 1
     assert "--bits" in refused.output
+
+
+@pytest.mark.slow
+def test_a_plan_that_is_stopped_leaves_no_temporary_files(tmp_path: Path) -> None:
+    """A job that runs out of time would else leave gigabytes on a node's disk each time."""
+    temporary, num_items = tmp_path / "temporary", 2_000_000
+    temporary.mkdir()
+    numbers = pa.array(np.arange(num_items)).cast(pa.string())
+    labels = pa.array(["L0"]).take(pa.array(np.zeros(num_items, int)))
+    table = {"item_id": numbers, "title": numbers, "image_path": numbers, "label_id": labels}
+    pq.write_table(pa.table(table), tmp_path / "items.parquet")
+    (tmp_path / "labels.csv").write_text("label_id,name\nL0,Thing\nL1,Other\n")
+    files = ["--items", str(tmp_path / "items.parquet"), "--labels", str(tmp_path / "labels.csv")]
+    options = ["--model", "shelfwise-tiny", "--workspace", str(tmp_path / "workspace")]
+    with subprocess.Popen(
+        [sys.executable, "cli.py", "plan", *files, *options],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    ) as process:
+        while process.poll() is None and not list(temporary.glob("shelfwise-plan-*/*.arrow")):
+            time.sleep(0.05)
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not list(temporary.glob("shelfwise-plan-*"))
+    assert not (tmp_path / "workspace").exists()

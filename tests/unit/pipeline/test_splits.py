@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.splits import TEST, TRAIN, VAL, assign_splits
+from pipeline.splits import TEST, TRAIN, VAL, assign_splits, choose_held_out, divide
 from schemas.errors import CatalogError
 
 
@@ -73,3 +73,26 @@ def test_unknown_split_names_are_listed() -> None:
     """`valid` silently read as train would leak the val items."""
     with pytest.raises(CatalogError, match="'valid'"):
         assign_splits(ids(2), np.zeros(2, int), seed=0, given=pa.array(["train", "valid"]))
+
+
+def test_items_keep_the_splits_that_older_plans_give_them() -> None:
+    """Another hash would move test items of planned catalogs into train."""
+    codes = assign_splits(ids(60), np.arange(60) % 4, seed=7)
+    assert np.flatnonzero(codes == VAL).tolist() == [2, 10, 29, 35, 36, 43]
+    assert np.flatnonzero(codes == TEST).tolist() == [0, 25, 34, 51, 53, 56]
+
+
+def test_as_many_items_are_held_out_of_parts_as_of_the_whole() -> None:
+    """At the full 20,000, with labels that give all, some and none of their items."""
+    rng = np.random.default_rng(0)
+    labels = np.minimum(rng.geometric(0.01, 300_000), 999)
+    hashes = rng.integers(2**64, size=len(labels), dtype=np.uint64)
+    codes = np.full(len(labels), TRAIN, np.int8)
+    parts = zip(*(np.array_split(each, 37) for each in (labels, hashes, codes)), strict=True)
+    counts = np.zeros((1000, 3), int)
+    counts[:, TRAIN] = np.bincount(labels, minlength=1000)
+    expected = divide(labels, hashes, codes)
+    rows, splits = choose_held_out(parts, counts)
+    assert rows.tolist() == np.flatnonzero(expected != TRAIN).tolist()
+    assert splits.tolist() == expected[rows].tolist()
+    assert np.bincount(splits).tolist() == [0, 10_000, 10_000]
