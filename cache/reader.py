@@ -213,43 +213,54 @@ class Cache:
 
         Args:
             name: `image` or `title`.
-            blocks: block i has the rows from i * block_rows on; those past the plan's are NaN.
+            blocks: each once; block i has the rows from i * block_rows on; those past the plan's
+                are NaN.
             block_rows: of a block, a divisor of the plan's chunk_rows.
             out: where to put them, one block after another.
         Raises: CacheCorruptError if a file is missing or too short.
         """
         assert self._plan.chunk_rows % block_rows == 0
         assert len(out) == len(blocks) * block_rows
-        places = (out[i * block_rows :][:block_rows] for i in range(len(blocks)))
-        jobs = zip(blocks.tolist(), places, strict=True)
+        places = out.reshape(len(blocks), block_rows, out.shape[1])
+        chunks: dict[int, dict[int, Float16[np.ndarray, "R D"]]] = {}
+        for block, place in zip(blocks.tolist(), places, strict=True):
+            chunk = block * block_rows // self._plan.chunk_rows
+            chunks.setdefault(chunk, {})[block * block_rows] = place
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            list(pool.map(lambda job: self._read_block(name, *job), jobs))
+            list(pool.map(lambda job: self._read_pieces(name, *job), chunks.items()))
 
-    def _read_block(self, name: str, block: int, out: Float16[np.ndarray, "R D"]) -> None:
-        plan = self._plan
-        start = block * len(out)
-        if start // plan.shard_rows not in self.commits:
-            out[:] = np.nan
+    def _read_pieces(
+        self, name: str, chunk: int, places: dict[int, Float16[np.ndarray, "R D"]]
+    ) -> None:
+        """Read pieces of a chunk, by their first rows, in one call, which stores answer faster."""
+        plan, file = self._plan, chunk_name(name, chunk)
+        first, _ = plan.chunk_span(chunk)
+        if first // plan.shard_rows not in self.commits:
+            for out in places.values():
+                out[:] = np.nan
             return
         if not self._is_ours[name]:
-            stop = min(start + len(out), plan.num_rows)
-            out[stop - start :] = np.nan
-            out[: stop - start] = open_foreign(self._workspace, name)[start:stop]
+            found = open_foreign(self._workspace, name)
+            for start, out in places.items():
+                stop = min(start + len(out), plan.num_rows)
+                out[stop - start :] = np.nan
+                out[: stop - start] = found[start:stop]
             return
-        chunk, local = divmod(start, plan.chunk_rows)
-        file = chunk_name(name, chunk)
-        place = local * out.shape[1] * out.itemsize
+        some = next(iter(places.values()))
+        row_bytes = some.shape[1] * some.itemsize
+        starts = [(start - first) * row_bytes for start in places]
         try:
-            data = self._workspace.read_ranges(file, [place], out.nbytes)[0]
+            pieces = self._workspace.read_ranges(file, starts, some.nbytes)
         except FileNotFoundError:
-            data = b""
-        if len(data) != out.nbytes:
-            raise CacheCorruptError(
-                f"rows {start} to {start + len(out) - 1} are missing from chunk {chunk}",
-                where=self._workspace.where(file),
-                fix="run `python cli.py verify --repair`",
-            )
-        out[:] = np.frombuffer(data, out.dtype).reshape(out.shape)
+            pieces = [b""] * len(starts)
+        for (start, out), piece in zip(places.items(), pieces, strict=True):
+            if len(piece) != out.nbytes:
+                raise CacheCorruptError(
+                    f"rows {start} to {start + len(out) - 1} are missing from chunk {chunk}",
+                    where=self._workspace.where(file),
+                    fix="run `python cli.py verify --repair`",
+                )
+            out[:] = np.frombuffer(piece, out.dtype).reshape(out.shape)
 
     def read_random(self, name: str, rows: Int[np.ndarray, " n"]) -> Float16[np.ndarray, "n D"]:
         """Read single rows through mapped files, or range requests; nothing is checked.

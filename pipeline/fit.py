@@ -25,6 +25,7 @@ from cache.storage import Storage
 from pipeline.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.device import pick_device
 from pipeline.fusion import FusionNetwork
+from pipeline.logs import event
 from pipeline.losses import check_gamma
 from pipeline.metrics import Metrics
 from pipeline.metrics_table import metrics_table
@@ -47,7 +48,7 @@ from pipeline.runs import (
     run_folder,
     run_name,
 )
-from pipeline.speed import Speed
+from pipeline.speed import Speed, peak_bytes
 from pipeline.splits import MAX_HELD_OUT
 from pipeline.status import RUN_COMMIT
 from pipeline.stopping import Stop, listening
@@ -282,6 +283,7 @@ class _Run:
         metrics = None
         if self._ranks.is_first:
             metrics = self._finish(network)
+        self._say_who_held_what()
         return RunResult(
             name=self._name,
             folder=workspace.where(self._place),
@@ -290,6 +292,20 @@ class _Run:
             seconds=trainer.seconds,
             speed=trainer.speed(network) if is_measured else None,
         )
+
+    def _say_who_held_what(self) -> None:
+        """Print each process's share of the items and of memory."""
+        ranks, data = self._ranks, self._data
+        num_rows = ranks.all_of(len(data.own_train(ranks)))
+        num_bytes = ranks.all_of(peak_bytes(data.device))
+        if ranks.size > 1 and ranks.is_first:
+            logger.info(
+                "%d processes held %s train items, peak memory %s GB",
+                ranks.size,
+                " + ".join(f"{num:,}" for num in num_rows),
+                " + ".join(f"{num / 1e9:.2f}" for num in num_bytes),
+                extra=event("ranks", train_items=num_rows, peak_bytes=num_bytes),
+            )
 
     def _begin(self, record: RunRecord, trainer: Trainer) -> None:
         """Take up the checkpoint, if that is wanted, or clear the folder."""

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,8 @@ def torchrun(location: str, *options: str, processes: int) -> list[dict[str, flo
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("neighbors@5") == 1, done.stdout  # one process reports
+    shares = re.findall(r"processes held ([0-9 +]+) train items", done.stderr)
+    assert [share.count("+") + 1 for share in shares] == [processes] * (processes > 1)
     folder = next(Path(location, "runs").iterdir())
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert json.loads((folder / "config.json").read_text())["num_processes"] == processes
@@ -89,26 +92,27 @@ def torchrun(location: str, *options: str, processes: int) -> list[dict[str, flo
     ("approach", "options"),
     [("5", []), ("online", ["--residency", "stream", "--accumulate", "2"])],
 )
-def test_two_processes_train_as_one(
+def test_two_and_four_processes_train_as_one(
     workspace: LocalStorage, approach: str, options: list[str]
 ) -> None:
     """Same global batch, same dropout: the loss curves agree within 1e-3, and so do the weights."""
     plan = fake_workspace(workspace)
     write_neighbors(workspace, plan, k=3)
     found, weights = {}, {}
-    for processes in (1, 2):
+    for processes in (1, 2, 4):
         found[processes] = torchrun(
             workspace.location, "--approach", approach, *options, processes=processes
         )
         folder = next(Path(workspace.location, "runs").iterdir())
         weights[processes] = load_file(folder / "model.safetensors")
         shutil.rmtree(folder)
-    for alone, shared in zip(found[1], found[2], strict=True):
-        for name in ("train/loss", "train/focal", "val/nll"):
-            assert shared[name] == pytest.approx(alone[name], rel=1e-3), name
-        assert shared["val/top1"] == pytest.approx(alone["val/top1"], abs=0.02)
-    for name, value in weights[1].items():
-        assert (value - weights[2][name]).abs().max() < 0.01, name
+    for processes in (2, 4):
+        for alone, shared in zip(found[1], found[processes], strict=True):
+            for name in ("train/loss", "train/focal", "val/nll"):
+                assert shared[name] == pytest.approx(alone[name], rel=1e-3), name
+            assert shared["val/top1"] == pytest.approx(alone["val/top1"], abs=0.02)
+        for name, value in weights[1].items():
+            assert (value - weights[processes][name]).abs().max() < 0.01, name
 
 
 def test_a_stopped_shared_run_goes_on(workspace: LocalStorage) -> None:
