@@ -7,7 +7,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check e2e faults bench clean
+.PHONY: help demo test check e2e faults clusters bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ e2e: $(READY)  ## the README's commands on a small catalog
 
 faults: $(READY)  ## kill the cache's writer before and after its every step
 	$(BIN)/python -m pytest tests/unit -m slow
+
+clusters: $(READY)  ## a real Ray cluster and a real Slurm on this machine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt -c constraints.txt
+	$(BIN)/python -m pytest tests/clusters
 
 bench: $(READY)  ## print benchmark figures and append them to benchmarks/results
 	@for script in benchmarks/help.py benchmarks/cache.py benchmarks/neighbors.py benchmarks/import_export.py benchmarks/embed.py benchmarks/demo.py benchmarks/fit.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
