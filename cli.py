@@ -569,7 +569,7 @@ def _embed(
     from cache.reader import read_plan
     from cache.storage import open_storage
     from pipeline.embed import embed as embed_shards
-    from pipeline.encoder import load_encoder
+    from pipeline.encoder import find_weights, load_encoder
 
     workspace = open_storage(location)
     frozen = read_plan(workspace)
@@ -578,7 +578,7 @@ def _embed(
         workspace,
         frozen,
         shards,
-        lambda: load_encoder(frozen.encoder, device, compute_dtype),
+        lambda: load_encoder(find_weights(frozen.encoder), device, compute_dtype),
         num_workers=_num_cores() if num_workers is None else num_workers,
         **options,
     )

@@ -250,7 +250,7 @@ def find_weights(spec: EncoderSpec, weights: str | None = None) -> EncoderSpec:
         raise EncoderError(
             f"the checkpoint of {spec.model} is not here: {error.what}",
             where=spec.weights_path,
-            fix="name a copy of it with --weights",
+            fix="put it there, or name a copy of it where the command takes --weights",
         ) from error
 
 

@@ -22,6 +22,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.dropout import Noise
 from pipeline.fusion import FusionNetwork
 from pipeline.journal import Journal
+from pipeline.logs import event
 from pipeline.losses import (
     DenseTensors,
     HardenedTensors,
@@ -157,6 +158,14 @@ class Trainer:
             self.history[best]["val/top1"],
             best + 1,
             len(self.history),
+            extra=event(
+                "run_trained",
+                run=run_name(config),
+                val_top1=self.history[best]["val/top1"],
+                epoch=best + 1,
+                epochs=len(self.history),
+                seconds=round(self.seconds, 3),
+            ),
         )
         self.network.load_state_dict(self.best)
         return self.network.eval()

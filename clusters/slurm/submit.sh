@@ -31,9 +31,10 @@ submit() { # name, resources and arguments of sbatch, --, arguments of cli.py
 }
 
 previous=()
-# Shard 0 brings the labels; they may be missing without it after `plan --update-labels`.
+missing=$("$PYTHON" cli.py status --missing)
 labels=$("$PYTHON" cli.py status --json | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["labels"])')
-if [[ $labels != "done" ]]; then
+# Shard 0 brings the labels with it; where it is done they may have changed since.
+if [[ $labels != "done" && ! $missing =~ ^0([,-]|$) ]]; then
     previous+=("$(submit labels "${gpu_job[@]}" -- embed --labels)")
     printf '%-10s %s\n' labels "${previous[0]}"
 fi

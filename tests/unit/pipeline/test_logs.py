@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +81,14 @@ def test_progress_is_an_event_with_rate_and_what_was_noted(
     assert found["nodes"] == {"node-a": 5.0}
     assert str(found["message"]).startswith("embed shard 00003: 4 of 10, ")
     assert str(found["message"]).endswith("left; node-a 5/s")
+
+
+def test_the_documentation_lists_every_event() -> None:
+    """Who builds a dashboard reads docs/clusters.md, not the code."""
+    root = Path(__file__).parents[3]
+    sources = [root / "cli.py", *(root / "pipeline").rglob("*.py"), *(root / "cache").rglob("*.py")]
+    text = "\n".join(path.read_text() for path in sources)
+    named = set(re.findall(r"\bevent\(\s*\"([a-z_]+)\"", text))
+    documented = (root / "docs" / "clusters.md").read_text()
+    (listed,) = re.findall(r"`event` is one of ([a-z_,\s]+), or log", documented)
+    assert named == set(re.split(r",\s+", listed))
