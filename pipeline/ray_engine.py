@@ -124,7 +124,7 @@ def embed_on_ray(
     started = time.monotonic()
     if not tasks:
         logger.info("all shards are done already", extra=event("nothing_to_do"))
-        return RayReport(nodes=(), seconds=1.0)
+        return RayReport(nodes=(), seconds=0.0)
     with _cluster(ray, address):
         gpus = 0.0 if device == "cpu" else gpus_per_worker
         run = _Run(ray, workspace, plan, tasks, options, gpus)
@@ -136,6 +136,7 @@ def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what runs here
     try:
         import ray
+        import ray.util.scheduling_strategies
     except ImportError as error:
         raise ConfigError(
             f"Ray is not installed here: {error}",
@@ -223,6 +224,7 @@ class _Run:
         self._failed: dict[int, PipelineError] = {}
         self._seats: list[_Seat] = []
         self._unfit: PipelineError | None = None
+        self._loss = ""  # why the last worker died
         self._looked_for_nodes = float("-inf")
         self._num_items = sum(self._num_rows(task) for task in tasks)
 
@@ -233,7 +235,7 @@ class _Run:
         """
         with Progress("embed", self._num_items) as progress:
             try:
-                while self._tasks or any(seat.task is not None for seat in self._seats):
+                while self._num_open():
                     self._seat_workers()
                     self._give_tasks()
                     calls = [seat.call for seat in self._seats if seat.call is not None]
@@ -281,7 +283,7 @@ class _Run:
         if self._gpus is None:
             has_any = any(each["Resources"].get("GPU") for each in found.values())
             self._gpus = 1.0 if has_any else 0.0
-        for key in found.keys() - self.nodes.keys():
+        for key in [each for each in found if each not in self.nodes]:
             self.nodes[key] = node = divided(found[key], self._gpus)
             logger.info(
                 "%s joins: %d cores and %g GPUs a worker, workers: %d",
@@ -297,9 +299,14 @@ class _Run:
                 logger.warning("%s is lost", node.name, extra=event("node_lost", node=node.name))
             num_seats = sum(seat.node is node for seat in self._seats)
             if node.is_alive and node.num_lost < _MOST_TRIES * node.num_seats:
-                self._seats += [self._seat(node) for _ in range(node.num_seats - num_seats)]
+                num_wanted = self._num_open() - len(self._seats)
+                num_free = node.num_seats - num_seats
+                self._seats += [self._seat(node) for _ in range(min(num_free, num_wanted))]
         if not self._seats:
             raise self._unfit or self._nobody()
+
+    def _num_open(self) -> int:
+        return len(self._tasks) + sum(seat.task is not None for seat in self._seats)
 
     def _alive(self) -> dict[str, dict[str, Any]]:
         return {each["NodeID"]: each for each in self._ray.nodes() if each["Alive"]}
@@ -308,7 +315,8 @@ class _Run:
         """Return why there is no worker."""
         if any(node.num_lost for node in self.nodes.values()):
             return ShardsFailedError(
-                f"all workers are lost, {len(self._tasks)} shards are open",
+                f"all workers are lost, {len(self._tasks)} shards are open; the last one: "
+                + self._loss,
                 where=", ".join(node.name for node in self.nodes.values()),
                 fix="run the same command again when nodes are there; it goes on",
                 can_retry=True,
@@ -324,14 +332,13 @@ class _Run:
         )
 
     def _seat(self, node: Node) -> _Seat:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+        on_node = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         kind = self._ray.remote(concurrency_groups={"watch": 1})(Worker)
         actor = kind.options(
             num_cpus=node.num_cores,
             num_gpus=self._gpus,
             # A node that is lost takes its workers with it; one that joins gets its own.
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.key, soft=False),
+            scheduling_strategy=on_node(node.key, soft=False),
         ).remote(self._workspace.location, node.name, self._options, node.num_cores)
         return _Seat(node=node, actor=actor, call=actor.load.remote())
 
@@ -422,6 +429,7 @@ class _Run:
         """Give a dead worker's task to others."""
         seat.node.num_lost += 1
         self._seats.remove(seat)
+        self._loss = " ".join(str(error).split())[:300]
         logger.warning(
             "%s: a worker died%s",
             seat.node.name,
@@ -429,7 +437,7 @@ class _Run:
             extra=event("worker_lost", node=seat.node.name, shard=seat.task),
         )
         if seat.task is not None:
-            self._try_again(seat, None, " ".join(str(error).split())[:300])
+            self._try_again(seat, None, self._loss)
 
     def _try_again(self, seat: _Seat, error: PipelineError | None, reason: str) -> None:
         """Put a task at the end of the queue, or give it up."""

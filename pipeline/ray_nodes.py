@@ -60,11 +60,15 @@ class RayReport:
             if node.began is not None and node.ended > node.began
         ]
         total = sum(node.num_items for node in self.nodes)
+        note = "nothing was open"
+        if total:
+            rate = total / self.seconds
+            note = f"{total:,} items in {self.seconds:.1f} s, {rate:,.0f} items/s"
         return TextTable(
             title="Nodes",
             columns=("node", "workers", "lost", "shards", "items", "items/s"),
             rows=tuple(rows),
-            note=f"{total:,} items in {self.seconds:.1f} s, {total / self.seconds:,.0f} items/s",
+            note=note,
         )
 
 

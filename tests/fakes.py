@@ -282,9 +282,14 @@ def fake_workspace(workspace: LocalStorage, *, num_items: int = 300, num_labels:
     embeddings = fake_embeddings(plan)
     for shard in range(plan.num_shards):
         write_shard(workspace, plan, shard, embeddings)
-    label_emb = np.random.default_rng(1).standard_normal((num_labels, plan.encoder.embed_dim))
-    write_labels(workspace, plan, label_emb, compute_dtype="float32", seconds=0.0)
+    write_labels_of(workspace, plan)
     return plan
+
+
+def write_labels_of(workspace: LocalStorage, plan: Plan) -> None:
+    """Write and commit label embeddings."""
+    label_emb = np.random.default_rng(1).standard_normal((plan.num_labels, plan.encoder.embed_dim))
+    write_labels(workspace, plan, label_emb, compute_dtype="float32", seconds=0.0)
 
 
 def embed_here(location: str, shards: list[int], device: str) -> None:
