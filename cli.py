@@ -38,12 +38,11 @@ class _Group(click.Group):
         except PipelineError as error:
             raise _Failure(error) from error
         except KeyboardInterrupt as error:
-            raise click.ClickException("interrupted; run the same command again") from error
+            raise _Interrupted("interrupted; run the same command again") from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception:
-            logger.exception("this is a mistake of ours, or the machine's", extra=_crash())
-            sys.exit(EXIT_CRASH)
+        except Exception as error:
+            _end_after_crash(error)
 
 
 class _Failure(click.ClickException):
@@ -55,27 +54,39 @@ class _Failure(click.ClickException):
         self._error = error
 
     def show(self, file: Any = None) -> None:
-        from pipeline.logs import event, is_json
-
-        if not is_json():
-            super().show(file)
-            return
         error = self._error
-        what = event(
-            "error",
-            kind=type(error).__name__,
-            what=error.what,
-            where=error.where,
-            fix=error.fix,
-            exit_code=self.exit_code,
-        )
-        logger.error("Error: %s", error.what, extra=what)
+        values = {"kind": type(error).__name__, "where": error.where, "fix": error.fix}
+        if not _logged(error.what, self.exit_code, **values):
+            super().show(file)
 
 
-def _crash() -> dict[str, Any]:
+class _Interrupted(click.ClickException):
+    """Ctrl-C, at a place that makes no more of it."""
+
+    exit_code = 128 + signal.SIGINT
+
+    def show(self, file: Any = None) -> None:
+        if not _logged(self.message, self.exit_code):
+            super().show(file)
+
+
+def _logged(what: str, exit_code: int, **values: Any) -> bool:
+    """Log what went wrong where stderr is JSON; else return False."""
+    from pipeline.logs import event, is_json
+
+    if is_json():
+        extra = event("error", what=what, exit_code=exit_code, **values)
+        logger.error("Error: %s", what, extra=extra)
+    return is_json()
+
+
+def _end_after_crash(error: Exception) -> None:
+    """Log what nobody foresaw, and end."""
     from pipeline.logs import event
 
-    return event("crash", exit_code=EXIT_CRASH)
+    extra = event("crash", exit_code=EXIT_CRASH)
+    logger.error("this is a mistake of ours, or the machine's", exc_info=error, extra=extra)
+    sys.exit(EXIT_CRASH)
 
 
 def _configure_logging(log_format: str = "text") -> None:
@@ -521,7 +532,7 @@ def embed(
     is_ray = engine == "ray"
     if not is_ray and gpus_per_worker is not None:
         raise click.UsageError("--gpus-per-worker goes with --engine ray")
-    if is_ray and shard is None and shards is None:
+    if is_ray and shard is None and shards is None and not (labels or options["redo"]):
         all_shards = True
     chosen = _chosen_shards(shard, shards, frozen.num_shards if all_shards else None)
     if chosen is None and not labels:
@@ -530,7 +541,6 @@ def embed(
     if is_ray:
         from pipeline.ray_engine import embed_on_ray
 
-        signal.signal(signal.SIGTERM, _stop)
         embed_on_ray(
             workspace,
             frozen,
@@ -551,6 +561,7 @@ def embed(
     else:
         if options["num_workers"] is None:
             options["num_workers"] = max(1, _num_cores() // len(devices))
+        signal.signal(signal.SIGTERM, _stop)
         log_format = click.get_current_context().params["log_format"]
         work = functools.partial(_embed_beside_others, log_format=log_format, **options)
         embed_on_devices(workspace, chosen or [], devices, work)
@@ -602,6 +613,8 @@ def _embed_beside_others(
         failure = _Failure(error)
         failure.show()
         sys.exit(failure.exit_code)
+    except Exception as error:
+        _end_after_crash(error)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -910,7 +923,7 @@ def _print_graph_stats(workspace: "Storage", *, as_json: bool) -> None:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
         found.table().print()
-    click.echo(f"written: {workspace.where('report/neighbors.png')}", err=as_json)
+    _say_written(workspace.where("report/neighbors.png"), as_json=as_json)
 
 
 @main.command(epilog=_example("python cli.py clean --min-cosine 0.6"))
@@ -998,7 +1011,17 @@ def _print_found(
     else:
         for table in tables:
             table.print()
-    click.echo(f"written: {written}", err=as_json)
+    _say_written(written, as_json=as_json)
+
+
+def _say_written(written: str, *, as_json: bool) -> None:
+    """Print what was written; where stdout is JSON, log it."""
+    from pipeline.logs import event
+
+    if as_json:
+        logger.info("written: %s", written, extra=event("written", files=written))
+    else:
+        click.echo(f"written: {written}")
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, not tables.")
@@ -1174,7 +1197,7 @@ def predict(
         click.echo(json.dumps(asdict(written), indent=2))
     else:
         written.table().print()
-    click.echo(f"written: {written.path}", err=as_json)
+    _say_written(str(written.path), as_json=as_json)
 
 
 @main.command("export-model", epilog=_example("python cli.py export-model a5-affinity-odds-s0"))

@@ -203,7 +203,9 @@ class LocalStorage(Storage):
         """Return a file's size."""
         try:
             found = os.stat(f"{self.location}/{name}")  # a Path would take longer than the disk
-        except OSError:
+        except OSError as error:
+            if _passes(error):
+                raise cannot_read(self.where(name), error) from error
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
@@ -318,12 +320,7 @@ class LocalStorage(Storage):
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise WorkspaceError(
-                f"cannot be read: {error.strerror or error}",
-                where=self.where(name),
-                fix="mend the rights or the disk, then run the same command again",
-                can_retry=_passes(error),
-            ) from error
+            raise cannot_read(self.where(name), error) from error
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -346,6 +343,16 @@ def open_storage(location: str | Path) -> Storage:
 
         return ObjectStorage(str(location))
     return LocalStorage(Path(location))
+
+
+def cannot_read(where: str, error: OSError) -> WorkspaceError:
+    """Return the error of a file that cannot be read."""
+    return WorkspaceError(
+        f"cannot be read: {error.strerror or error}",
+        where=where,
+        fix="mend the rights or the disk, then run the same command again",
+        can_retry=_passes(error),
+    )
 
 
 def cannot_write(where: str, reason: str, *, can_retry: bool = False) -> WorkspaceError:

@@ -128,6 +128,8 @@ def _state(
     try:
         commit = load_commit(workspace, shard)
     except PipelineError as error:
+        if error.can_retry:  # nobody knows what stands there
+            raise
         reasons = [f"{commit_name(shard)}: {error.what}"]
     if commit is not None and commit.shard != shard:
         reasons = [f"{commit_name(shard)} is the commit of shard {commit.shard}"]

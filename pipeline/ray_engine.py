@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import socket
-import threading
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -21,18 +21,18 @@ from typing import Any
 
 from cache.layout import open_arrays
 from cache.storage import Storage
-from cache.verify import shard_states
+from cache.verify import shard_state, shard_states
 from pipeline.embed_labels import labels_are_done
 from pipeline.logs import event
 from pipeline.progress import Progress
 from pipeline.ray_nodes import Node, RayReport, divided
 from pipeline.ray_worker import LABELS, Worker, WorkerOptions
 from pipeline.shard_embedder import is_open
+from pipeline.stopping import listening
 from schemas.errors import (
     CacheBrokenError,
     CacheCorruptError,
     ConfigError,
-    EncoderError,
     PipelineError,
     ShardsFailedError,
     SourceChangedError,
@@ -44,9 +44,11 @@ logger = logging.getLogger(__name__)
 
 _MOST_TRIES = 3
 _LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 0.2
 _NODES_SECONDS = 5.0
 _STOP_SECONDS = 20.0
 _REACH_SECONDS = 10.0
+_WAITING_SECONDS = 30.0
 _OF_ONE_SHARD = (TooManyBadRowsError, CacheCorruptError, CacheBrokenError, SourceChangedError)
 _ROOT = Path(__file__).parents[1]
 
@@ -110,6 +112,12 @@ def embed_on_ray(
             where="--device",
             fix="leave it out: Ray gives each worker GPUs of its own; or use cpu",
         )
+    if gpus_per_worker is not None and not _is_share(gpus_per_worker):
+        raise ConfigError(
+            f"a worker cannot have {gpus_per_worker:g} GPUs",
+            where="--gpus-per-worker",
+            fix="use a whole number, 0 for none, or a share of one from 0.01 on",
+        )
     for shard in shards:
         plan.shard_range(shard)
     workspace.check_writable()
@@ -132,8 +140,14 @@ def embed_on_ray(
     return RayReport(nodes=tuple(run.nodes.values()), seconds=time.monotonic() - started)
 
 
+def _is_share(gpus: float) -> bool:
+    """Say whether Ray can give a worker so many GPUs."""
+    return 0.01 <= gpus <= 1 or (gpus >= 0 and gpus.is_integer())
+
+
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what runs here
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
     try:
         import ray
         import ray.util.scheduling_strategies
@@ -168,9 +182,6 @@ def _open_tasks(
 def _cluster(ray: Any, address: str | None) -> Iterator[None]:
     """Join the cluster, or start one; the workers get the code that runs here."""
     modules = [str(_ROOT / name) for name in ("schemas", "cache", "pipeline")]
-    # Ray takes SIGTERM for itself.
-    is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGTERM)
     try:
         _reach(address)
         ray.init(
@@ -185,9 +196,10 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
             where=f"--address {address}" if address else "--engine ray",
             fix="start one with `ray start --head`; if it is there, see whether it wants a token "
             "(RAY_AUTH_MODE=token); or leave --address out for this machine alone",
+            can_retry=isinstance(error, OSError),  # its head may be starting
         ) from error
-    if is_main:
-        signal.signal(signal.SIGTERM, handler)
+    except SystemExit:  # Ray has a handler of its own, with a code of its own
+        sys.exit(128 + signal.SIGTERM)
     try:
         yield
     finally:
@@ -201,7 +213,8 @@ def _reach(address: str | None) -> None:
     """
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), _REACH_SECONDS).close()
+        place = (host.strip("[]"), int(port))
+        socket.create_connection(place, _REACH_SECONDS).close()
 
 
 class _Run:
@@ -221,6 +234,10 @@ class _Run:
         self._gpus = gpus
         self._tasks = deque(tasks)
         self._tries: Counter[int] = Counter()
+        self._met: dict[int, list[Node]] = {}  # where each task failed
+        self._looks: dict[Any, _Seat] = {}  # calls that ask how far a worker is
+        self._was_loaded = False  # any worker, ever
+        self._waited_since = time.monotonic()
         self._failed: dict[int, PipelineError] = {}
         self._seats: list[_Seat] = []
         self._unfit: PipelineError | None = None
@@ -233,9 +250,11 @@ class _Run:
 
         Raises: as `embed_on_ray`.
         """
-        with Progress("embed", self._num_items) as progress:
+        with listening() as stop, Progress("embed", self._num_items) as progress:
             try:
                 while self._num_open():
+                    if stop.reason:
+                        sys.exit(128 + signal.Signals[stop.reason])
                     self._seat_workers()
                     self._give_tasks()
                     calls = [seat.call for seat in self._seats if seat.call is not None]
@@ -245,26 +264,27 @@ class _Run:
                     self._give_tasks()
                     self._look(progress)
             finally:
-                self._stop()
+                self._stop(progress)
         if len(self._failed) == 1:
             raise next(iter(self._failed.values()))
         if self._failed:
-            raise self._failure()
+            raise self._failure("all others are done")
 
     def _ended(self, calls: list[Any]) -> list[Any]:
-        """Wait a little for a call to end; return those that did."""
+        """Wait a little for a call to end; return all that did."""
         if not calls:
             time.sleep(_LOOK_SECONDS)
             return []
-        ended, _ = self._ray.wait(calls, timeout=_LOOK_SECONDS)
+        self._ray.wait(calls, timeout=_LOOK_SECONDS)
+        ended, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
         return ended
 
-    def _failure(self) -> ShardsFailedError:
+    def _failure(self, others: str) -> ShardsFailedError:
         numbers = sorted(self._failed)
         first = self._failed[numbers[0]]
-        shown = "; ".join(f"shard {each}: {self._failed[each].what}" for each in numbers[:3])
+        shown = "; ".join(f"{_name(each)}: {self._failed[each].what}" for each in numbers[:3])
         return ShardsFailedError(
-            f"{len(numbers)} shards failed, all others are done: {shown}",
+            f"{len(numbers)} shards failed, {others}: {shown}",
             where=first.where,
             fix=f"{first.fix}; `python cli.py status` lists what is left",
             can_retry=all(error.can_retry for error in self._failed.values()),
@@ -303,7 +323,16 @@ class _Run:
                 num_free = node.num_seats - num_seats
                 self._seats += [self._seat(node) for _ in range(min(num_free, num_wanted))]
         if not self._seats:
-            raise self._unfit or self._nobody()
+            raise self._nobody()
+        if not all(seat.is_loading for seat in self._seats):
+            self._waited_since = now
+        elif now - self._waited_since > _WAITING_SECONDS:
+            self._waited_since = now
+            logger.warning(
+                "no worker has started yet; do other jobs of the cluster hold its nodes? "
+                "see `ray status`",
+                extra=event("waiting", workers=len(self._seats)),
+            )
 
     def _num_open(self) -> int:
         return len(self._tasks) + sum(seat.task is not None for seat in self._seats)
@@ -313,13 +342,18 @@ class _Run:
 
     def _nobody(self) -> PipelineError:
         """Return why there is no worker."""
-        if any(node.num_lost for node in self.nodes.values()):
+        if self._failed:
+            return self._failure(f"{len(self._tasks)} are open and no worker is left")
+        if self._unfit is not None and not self._was_loaded:
+            return self._unfit
+        if any(node.num_seats for node in self.nodes.values()):
             return ShardsFailedError(
                 f"all workers are lost, {len(self._tasks)} shards are open; the last one: "
                 + self._loss,
                 where=", ".join(node.name for node in self.nodes.values()),
-                fix="run the same command again when nodes are there; it goes on",
-                can_retry=True,
+                fix="run the same command again when nodes are there, it goes on; "
+                "if no worker ever starts, see that its node has all requirements",
+                can_retry=self._was_loaded,
             )
         return ConfigError(
             f"no node has {self._gpus:g} GPUs for a worker: "
@@ -344,27 +378,39 @@ class _Run:
 
     def _give_tasks(self) -> None:
         for seat in self._seats:
-            if seat.call is None and self._tasks:
-                seat.task, seat.num_items = self._tasks.popleft(), 0
-                seat.call = seat.actor.embed.remote(seat.task)
+            if seat.call is None and (task := self._task_for(seat.node)) is not None:
+                self._tasks.remove(task)
+                seat.task, seat.num_items = task, 0
+                seat.call = seat.actor.embed.remote(task)
                 seat.node.began = seat.node.began or time.monotonic()
+
+    def _task_for(self, node: Node) -> int | None:
+        """Return the next task that did not fail there; any, where no other node can take it."""
+        others = [seat.node for seat in self._seats if seat.node is not node]
+        for task in self._tasks:
+            met = self._met.get(task, [])
+            if node not in met or all(each in met for each in others):
+                return task
+        return None
 
     def _look(self, progress: Progress) -> None:
         """See how far the workers are, and show what they log."""
-        watch = {
-            seat.actor.look.options(concurrency_group="watch").remote(): seat
-            for seat in self._seats
-            if not seat.is_loading
-        }
+        asked = list(self._looks.values())
+        for seat in self._seats:
+            if not seat.is_loading and seat not in asked:
+                call = seat.actor.look.options(concurrency_group="watch").remote()
+                self._looks[call] = seat
+        calls = list(self._looks)
         answered: list[Any] = []
-        if watch:
-            answered, _ = self._ray.wait(list(watch), num_returns=len(watch), timeout=_LOOK_SECONDS)
+        if calls:
+            answered, _ = self._ray.wait(calls, num_returns=len(calls), timeout=_ANSWER_SECONDS)
         for call in answered:
+            seat = self._looks.pop(call)
             # A worker that died meanwhile is settled by its own call.
             with contextlib.suppress(self._ray.exceptions.RayError):
                 task, num_items, records = self._ray.get(call)
-                if watch[call].task == task:  # and has begun with it
-                    self._count(watch[call], num_items, progress)
+                if seat.task == task:  # and has begun with it
+                    self._count(seat, num_items, progress)
                 for record in records:
                     logging.getLogger(record.name).handle(record)
         now = time.monotonic()
@@ -384,59 +430,82 @@ class _Run:
 
     def _settle(self, seat: _Seat, progress: Progress) -> None:
         """Take note of how a call ended."""
-        exceptions, task = self._ray.exceptions, seat.task
+        exceptions = self._ray.exceptions
         try:
-            self._ray.get(seat.call)
+            num_items = self._ray.get(seat.call)
         except exceptions.RayTaskError as error:
             self._count(seat, 0, progress)
+            if not isinstance(error.cause, PipelineError):  # what is wrong with it, nobody knows
+                self._ray.kill(seat.actor)
+                self._lose(seat, error)
+                return
             self._give_back(seat, error.cause)
         except exceptions.RayError as error:
             self._count(seat, 0, progress)
             self._lose(seat, error)
             return
         else:
-            if task is not None and task != LABELS:
-                seat.node.num_shards += 1
-                self._count(seat, self._num_rows(task), progress)
+            self._note_success(seat, num_items, progress)
         seat.node.ended = time.monotonic()
         seat.call = seat.task = None
 
-    def _give_back(self, seat: _Seat, error: Exception) -> None:
-        """Decide what becomes of a task whose worker lives and says why it failed."""
-        known = error if isinstance(error, PipelineError) else None
-        if seat.task is None:
-            self._unfit = known or EncoderError(
-                f"no encoder on {seat.node.name}: {error}",
-                where=seat.node.name,
-                fix="see Ray's logs of that node",
+    def _note_success(self, seat: _Seat, num_items: int, progress: Progress) -> None:
+        """Believe a worker that is ready, and the cache that a task is done."""
+        task = seat.task
+        if task is None:
+            seat.node.num_lost, self._was_loaded = 0, True
+            return
+        if task == LABELS:
+            is_done = labels_are_done(self._workspace, self._plan)
+        else:
+            is_done = shard_state(self._workspace, self._plan, task).state == "done"
+            seat.node.num_shards += 1
+        if not is_done:
+            raise ShardsFailedError(
+                f"{seat.node.name} says that {_name(task)} is done, and here it is not",
+                where=self._workspace.location,
+                fix="see that every node reaches this workspace by the same path or URL",
             )
+        self._count(seat, num_items, progress)
+        progress.update(self._num_rows(task) - num_items)  # chunks that were there before
+
+    def _give_back(self, seat: _Seat, error: PipelineError) -> None:
+        """Decide what becomes of a task whose worker lives and says why it failed."""
+        if seat.task is None and not error.can_retry:
+            self._unfit = error
             logger.error(
                 "%s takes no shards: %s",
                 seat.node.name,
-                self._unfit.what,
-                extra=event("node_unfit", node=seat.node.name, what=self._unfit.what),
+                error.what,
+                extra=event("node_unfit", node=seat.node.name, what=error.what),
             )
             seat.node.num_seats -= 1
             self._seats.remove(seat)
-        elif known is None or known.can_retry:
-            self._try_again(seat, known, repr(error))
-        elif isinstance(known, _OF_ONE_SHARD):
-            self._fail(seat.task, known)
+        elif seat.task is None:
+            seat.node.num_lost += 1
+            self._loss = error.what
+            self._seats.remove(seat)
+        elif error.can_retry:
+            self._try_again(seat, error, error.what)
+        elif isinstance(error, _OF_ONE_SHARD):
+            self._fail(seat.task, error)
         else:
-            raise known  # it would meet every shard
+            raise error  # it would meet every shard
 
     def _lose(self, seat: _Seat, error: Exception) -> None:
         """Give a dead worker's task to others."""
-        seat.node.num_lost += 1
         self._seats.remove(seat)
         self._loss = " ".join(str(error).split())[:300]
         logger.warning(
-            "%s: a worker died%s",
+            "%s: a worker died%s: %s",
             seat.node.name,
-            "" if seat.task is None else f"; {_name(seat.task)} goes to another",
-            extra=event("worker_lost", node=seat.node.name, shard=seat.task),
+            "" if seat.task is None else f" at {_name(seat.task)}, which goes to another",
+            self._loss,
+            extra=event("worker_lost", node=seat.node.name, shard=seat.task, reason=self._loss),
         )
-        if seat.task is not None:
+        if seat.task is None:
+            seat.node.num_lost += 1
+        else:
             self._try_again(seat, None, self._loss)
 
     def _try_again(self, seat: _Seat, error: PipelineError | None, reason: str) -> None:
@@ -444,9 +513,11 @@ class _Run:
         task = seat.task
         assert task is not None
         self._tries[task] += 1
+        self._met.setdefault(task, []).append(seat.node)
         if self._tries[task] < _MOST_TRIES:
             self._tasks.append(task)
             return
+        alive = self._alive()
         self._fail(
             task,
             error
@@ -454,7 +525,7 @@ class _Run:
                 f"{_name(task)} failed {_MOST_TRIES} times, the last time with: {reason}",
                 where=seat.node.name,
                 fix=f"run `python cli.py embed --shard {max(task, 0)}` there to see why",
-                can_retry=False,
+                can_retry=any(node.key not in alive for node in self._met[task]),
             ),
         )
 
@@ -467,7 +538,7 @@ class _Run:
             extra=event("shard_failed", shard=task, what=error.what),
         )
 
-    def _stop(self) -> None:
+    def _stop(self, progress: Progress) -> None:
         """End the workers, gently those that are at a shard."""
         at_work = [seat for seat in self._seats if seat.task is not None]
         if at_work:
@@ -477,6 +548,7 @@ class _Run:
         if at_work:
             calls = [seat.call for seat in at_work]
             self._ray.wait(calls, num_returns=len(calls), timeout=_STOP_SECONDS)
+            self._look(progress)  # what they had to say last
         for seat in self._seats:
             self._ray.kill(seat.actor)
 

@@ -20,7 +20,7 @@ class Node:
     """Workers that it can hold."""
     is_alive: bool = True
     num_lost: int = 0
-    """Workers that died there."""
+    """Workers that died there, one after another, before they were ready."""
     num_shards: int = 0
     num_items: int = 0
     began: float | None = None
@@ -51,7 +51,6 @@ class RayReport:
             (
                 node.name,
                 f"{node.num_seats}",
-                f"{node.num_lost}",
                 f"{node.num_shards}",
                 f"{node.num_items:,}",
                 f"{node.num_items / (node.ended - node.began):,.0f}",
@@ -66,7 +65,7 @@ class RayReport:
             note = f"{total:,} items in {self.seconds:.1f} s, {rate:,.0f} items/s"
         return TextTable(
             title="Nodes",
-            columns=("node", "workers", "lost", "shards", "items", "items/s"),
+            columns=("node", "workers", "shards", "items", "items/s"),
             rows=tuple(rows),
             note=note,
         )

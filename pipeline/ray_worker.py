@@ -72,13 +72,14 @@ class Worker:
         )
         _ = self._embedder.encoder
 
-    def embed(self, task: int) -> None:
-        """Embed a shard, or the labels."""
+    def embed(self, task: int) -> int:
+        """Embed a shard, or the labels; return how many items were."""
         self._task, self._num_items = task, 0
         if task == LABELS:
             self._embedder.embed_labels()
         else:
             self._embedder.embed(task)
+        return self._num_items
 
     def look(self) -> tuple[int, int, list[logging.LogRecord]]:
         """Return the task, how many of its items are decoded, and what was logged meanwhile.

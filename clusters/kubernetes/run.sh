@@ -3,11 +3,12 @@
 #
 #   clusters/kubernetes/run.sh SHARDS PARALLEL     # as `python cli.py status` counts them, and GPUs
 #
-# kubectl's own settings say which cluster and namespace. Run it again after anything went wrong.
+# kubectl's own settings say which cluster and namespace. Run it again after anything went wrong:
+# it ends what runs and begins anew, with what is missing.
 set -euo pipefail
 cd "$(dirname "$0")"
 if (($# != 2)); then
-    sed -n '2,6s/^# \?//p' "$0" >&2
+    sed -n '2,7s/^# \?//p' "$0" >&2
     exit 2
 fi
 
@@ -15,7 +16,7 @@ wait_for() { # job
     local conditions
     until conditions=$(kubectl get job "$1" -o "jsonpath={range .status.conditions[?(@.status=='True')]}{.type} {end}") &&
         [[ $conditions == *Complete* || $conditions == *Failed* ]]; do
-        kubectl get job "$1" --no-headers
+        kubectl get job "$1" --no-headers || true # the server may be away for a moment
         sleep 20
     done
     if [[ $conditions == *Failed* ]]; then

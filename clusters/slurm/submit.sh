@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Submit what is missing: an array of shards, then verify, neighbors and fit, each after the one
-# before. Run it again after anything went wrong: only what is missing is submitted.
+# before. Run it again after anything went wrong and no job of it is left (squeue): only what is
+# missing is submitted.
 #
 #   export SHELFWISE_WORKSPACE=/shared/workspace      # planned, and on a file system of all nodes
 #   SBATCH_PARTITION=gpu clusters/slurm/submit.sh --approach 5
@@ -8,7 +9,7 @@
 # Arguments go to fit. sbatch itself reads SBATCH_PARTITION, SBATCH_ACCOUNT and the like. Further:
 #   GPU_JOB       resources of embed and fit   [--gpus-per-node=1 --cpus-per-task=8 --mem=32G --time=4:00:00]
 #   CPU_JOB       resources of verify and neighbors   [--cpus-per-task=8 --mem=32G --time=4:00:00]
-#   MAX_PARALLEL  shards at a time   [32]
+#   MAX_PARALLEL  shards of an array at a time   [32]
 #   PYTHON        with the requirements installed, on every node   [.venv/bin/python]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

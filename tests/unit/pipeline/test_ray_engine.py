@@ -114,12 +114,17 @@ class FakeRay:
                 raise _RayError(f"{node} is gone")
             self.on_load(node)
 
-        def embed(task: int) -> None:
+        def embed(task: int) -> int:
             nonlocal task_now
             task_now = task
             self.tries[task] += 1
             self.on_embed(node, task, self.tries[task])
             self.done.append((node, task))
+            if task == LABELS:
+                write_labels_of(self.workspace, self.plan)
+                return 0
+            write_shard(self.workspace, self.plan, task, fake_embeddings(self.plan))
+            return 128
 
         return SimpleNamespace(
             load=Method(load),
@@ -162,6 +167,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 
 def run(workspace: LocalStorage, num_shards: int = 6, **options: object) -> Any:
     plan = fake_plan(workspace, num_items=128 * num_shards)
+    FakeRay.workspace, FakeRay.plan = workspace, plan
     given = {
         "with_labels": False,
         "address": None,
@@ -228,7 +234,7 @@ def test_a_bad_shard_is_told_after_all_others_are_done(
     with pytest.raises(
         ShardsFailedError, match=r"4 shards failed.*shard 0.*shard 2.*shard 4"
     ) as all_:
-        run(workspace)
+        run(workspace, redo=True)
     assert (all_.value.can_retry, all_.value.where) == (False, "there")
     assert ray.tries[2] == 2, "once a run: a bad shard is not tried again"
 
@@ -259,7 +265,7 @@ def test_what_may_pass_is_tried_again(workspace: LocalStorage, ray: FakeRay) -> 
     assert (shards(ray), ray.tries[1]) == ([LABELS, *range(6)], 3)
     ray.on_embed = lambda node, task, number: refuse(node, task, 0)
     with pytest.raises(LeaseError) as caught:
-        run(workspace)
+        run(workspace, redo=True)
     assert caught.value.can_retry
 
 
@@ -289,7 +295,7 @@ def test_a_node_that_cannot_load_takes_no_shards(workspace: LocalStorage, ray: F
     assert shards(ray) == [LABELS, *range(6)]
     unfit.add("node-a")
     with pytest.raises(EncoderError, match="the checkpoint is not here"):
-        run(workspace)
+        run(workspace, redo=True)
 
 
 def test_a_lost_node_leaves_its_shards_to_others_and_a_new_one_joins(
@@ -311,19 +317,75 @@ def test_a_lost_node_leaves_its_shards_to_others_and_a_new_one_joins(
     assert ray.num_actors["node-b"] == 1, "nobody is sent to a dead node"
 
 
-def test_without_any_worker_left_the_run_says_why(workspace: LocalStorage, ray: FakeRay) -> None:
-    """It may be gone when nodes are back, so a scheduler may try again."""
+def test_where_no_worker_ever_starts_a_person_has_to_look(
+    workspace: LocalStorage, ray: FakeRay, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node without the packages: it would be the same tomorrow."""
 
     def die(node: str) -> None:
         raise _RayError("runtime environment failed")
 
     ray.on_load = die
-    with pytest.raises(
-        ShardsFailedError, match=r"7 shards are open.*runtime environment"
-    ) as caught:
+    with pytest.raises(ShardsFailedError, match=r"7 shards are open.*runtime env") as caught:
         run(workspace)
-    assert caught.value.can_retry
+    assert not caught.value.can_retry
     assert ray.num_actors == {"node-a": 3, "node-b": 3}
+    assert "a worker died: runtime environment failed" in caplog.text
+
+
+def test_where_all_nodes_are_lost_a_scheduler_may_try_again(
+    workspace: LocalStorage, ray: FakeRay
+) -> None:
+    """It goes on when there are nodes; what was given up before is told too."""
+
+    def lose(node: str, task: int, number: int) -> None:
+        if task == 4:
+            ray.alive.clear()
+            raise _RayError("node died")
+        if task == 1:
+            raise bad(1)
+
+    ray.on_embed = lose
+    with pytest.raises(ShardsFailedError, match=r"shard 00001: shard 1 is bad") as caught:
+        run(workspace)
+    assert not caught.value.can_retry, "for the bad one"
+    ray.alive = {"node-a": CPU}
+    ray.on_embed = lambda node, task, number: lose(node, 4, 0)
+    with pytest.raises(ShardsFailedError, match=r"all workers are lost.*node died") as caught:
+        run(workspace, redo=True)
+    assert caught.value.can_retry
+
+
+def test_a_node_that_sees_another_workspace_is_found_out(
+    workspace: LocalStorage, ray: FakeRay
+) -> None:
+    """A mount that is missing there: its shards would lie on its own disk."""
+
+    def elsewhere(node: str, task: int, number: int) -> None:
+        if node == "node-b":
+            FakeRay.workspace = LocalStorage(workspace.root / "elsewhere")
+        else:
+            FakeRay.workspace = workspace
+
+    ray.on_embed = elsewhere
+    with pytest.raises(ShardsFailedError, match=r"node-b.* is done, and here it is not"):
+        run(workspace)
+
+
+def test_a_worker_that_fails_in_an_unforeseen_way_is_replaced(
+    workspace: LocalStorage, ray: FakeRay
+) -> None:
+    """A broken GPU fails in milliseconds: it would eat the queue while the others work."""
+
+    def fail(node: str, task: int, number: int) -> None:
+        if node == "node-b":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    ray.on_embed = fail
+    run(workspace)
+    assert shards(ray) == [LABELS, *range(6)]
+    assert ray.num_actors["node-b"] > 1
+    assert max(ray.tries.values()) == 2, "the other node gets what failed on this one"
 
 
 @pytest.mark.parametrize(
