@@ -13,6 +13,8 @@ import cli
 from cache.lease import Lease
 from cache.object_storage import ObjectStorage
 from cache.storage import LocalStorage, Storage
+from cache.verify import shard_states
+from pipeline.ray_nodes import RayReport
 from schemas.errors import (
     EXIT_CRASH,
     EXIT_ERROR,
@@ -125,3 +127,65 @@ def test_an_error_stays_whole_on_its_way_between_processes() -> None:
         assert type(found) is type(error)
         assert str(found) == str(error)
         assert found.exit_code == EXIT_RETRY
+
+
+def test_a_store_out_of_reach_is_not_taken_for_a_broken_cache(
+    workspace: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a moment without network has a scheduler submit every shard again."""
+    plan = fake_plan(workspace, num_items=10)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    for name in ("pathlib.Path.read_bytes", "os.stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, refuse)
+            with pytest.raises(WorkspaceError) as caught:
+                list(shard_states(workspace, plan, [0]))
+        assert caught.value.can_retry
+    (state,) = shard_states(workspace, plan, [0])
+    assert state.state == "missing"
+
+
+def test_ctrl_c_has_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 would say that a person has to mend something."""
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    fake_plan(LocalStorage(tmp_path), num_items=10)
+    monkeypatch.setattr("pipeline.status.read_status", interrupt)
+    done = run("status", "--workspace", tmp_path, "--log-format", "json")
+    assert done.exit_code == 130
+    assert json.loads(done.stderr.splitlines()[-1])["exit_code"] == 130
+    assert "interrupted; run the same" in run("status", "--workspace", tmp_path).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shards"),
+    [
+        ([], [0, 1, 2]),
+        (["--all", "--redo"], [0, 1, 2]),
+        (["--shards", "1-2"], [1, 2]),
+        (["--labels"], []),
+    ],
+)
+def test_ray_gets_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], shards: list[int]
+) -> None:
+    """All shards is its default, but not where labels were asked for, or to make them again."""
+    asked: list[tuple[list[int], bool]] = []
+
+    def embed_on_ray(
+        workspace: Storage, plan: object, chosen: list[int], **options: bool
+    ) -> RayReport:
+        asked.append((list(chosen), options["with_labels"]))
+        return RayReport(nodes=(), seconds=0.0)
+
+    fake_plan(LocalStorage(tmp_path), num_items=128 * 3)
+    monkeypatch.setattr("pipeline.ray_engine.embed_on_ray", embed_on_ray)
+    place = ["--engine", "ray", "--workspace", tmp_path]
+    assert run("embed", *arguments, *place).exit_code == 0
+    assert asked == [(shards, "--labels" in arguments)]
+    assert run("embed", "--redo", *place).exit_code == 2
