@@ -36,7 +36,7 @@ faults: $(READY)  ## kill the cache's writer before and after its every step
 
 clusters: $(READY)  ## a real Ray cluster and a real Slurm on this machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt -c constraints.txt
-	$(BIN)/python -m pytest tests/clusters
+	$(BIN)/python -m pytest tests/clusters -n 2 --dist loadfile  # they wait more than they work
 
 bench: $(READY)  ## print benchmark figures and append them to benchmarks/results
 	@for script in benchmarks/help.py benchmarks/cache.py benchmarks/neighbors.py benchmarks/import_export.py benchmarks/embed.py benchmarks/demo.py benchmarks/fit.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
