@@ -30,26 +30,32 @@ def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProces
     )
 
 
-def noise(seed: int) -> bytes:
+def noise(seed: int, side: int = 160) -> bytes:
     """Return a picture unlike any other."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (160, 160, 3), np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
 def plan_noise(
-    place: Path, num_shards: int, *, workspace: str | None = None, **columns: list[object]
+    place: Path,
+    num_shards: int,
+    *,
+    workspace: str | None = None,
+    shard_rows: int = SHARD_ROWS,
+    **columns: list[object],
 ) -> None:
     """Plan a catalog of noise with the bundled encoder, in a folder or another workspace."""
-    num_items = num_shards * SHARD_ROWS
-    pictures: list[object] = [noise(seed) for seed in range(num_items)]
+    num_items = num_shards * shard_rows
+    side = 160 if shard_rows == SHARD_ROWS else 48  # many have to be made quickly
+    pictures: list[object] = [noise(seed, side) for seed in range(num_items)]
     items, labels = write_catalog(
         place.parent / f"{place.name}-catalog",
         num_items=num_items,
         **({"image": pictures} | columns),
     )
-    sizes = ["--shard-rows", str(SHARD_ROWS), "--chunk-rows", "32"]
+    sizes = ["--shard-rows", str(shard_rows), "--chunk-rows", "32"]
     options = ["--items", items, "--labels", labels, "--model", "shelfwise-tiny", *sizes]
     run("plan", *options, "--workspace", workspace or place, check=True)
 

@@ -83,7 +83,8 @@ def test_an_array_outlives_a_kill_and_a_preemption(cluster: slurm.Slurm, tmp_pat
     The array is two, as this Slurm allows no index above 5.
     """
     workspace, alone = tmp_path / "workspace", tmp_path / "alone" / "workspace"
-    plan_noise(workspace, NUM_SHARDS)
+    # Shards of some seconds, so that a preemption meets one in the middle.
+    plan_noise(workspace, NUM_SHARDS, shard_rows=640)
     shutil.copytree(workspace, alone)
     assert run("embed", "--all", "--device", "cpu", "--workspace", alone).returncode == 0
     jobs = submit(cluster, workspace)
