@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ _OF_ONE_SHARD = (TooManyBadRowsError, CacheCorruptError, CacheBrokenError, Sourc
 _ROOT = Path(__file__).parents[1]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class _Seat:
     """A worker and what it is at."""
 
@@ -233,8 +233,7 @@ class _Run:
         self._ray, self._workspace, self._plan, self._options = ray, workspace, plan, options
         self._gpus = gpus
         self._tasks = deque(tasks)
-        self._tries: Counter[int] = Counter()
-        self._met: dict[int, list[Node]] = {}  # where each task failed
+        self._met: dict[int, list[Node]] = {}  # where each task failed, a try each
         self._looks: dict[Any, _Seat] = {}  # calls that ask how far a worker is
         self._was_loaded = False  # any worker, ever
         self._waited_since = time.monotonic()
@@ -243,14 +242,14 @@ class _Run:
         self._unfit: PipelineError | None = None
         self._loss = ""  # why the last worker died
         self._looked_for_nodes = float("-inf")
-        self._num_items = sum(self._num_rows(task) for task in tasks)
 
     def work(self) -> None:
         """See that every task is done or given up.
 
         Raises: as `embed_on_ray`.
         """
-        with listening() as stop, Progress("embed", self._num_items) as progress:
+        num_items = sum(self._num_rows(task) for task in self._tasks)
+        with listening() as stop, Progress("embed", num_items) as progress:
             try:
                 while self._num_open():
                     if stop.reason:
@@ -436,7 +435,6 @@ class _Run:
         except exceptions.RayTaskError as error:
             self._count(seat, 0, progress)
             if not isinstance(error.cause, PipelineError):  # what is wrong with it, nobody knows
-                self._ray.kill(seat.actor)
                 self._lose(seat, error)
                 return
             self._give_back(seat, error.cause)
@@ -480,11 +478,11 @@ class _Run:
                 extra=event("node_unfit", node=seat.node.name, what=error.what),
             )
             seat.node.num_seats -= 1
-            self._seats.remove(seat)
+            self._dismiss(seat)
         elif seat.task is None:
             seat.node.num_lost += 1
             self._loss = error.what
-            self._seats.remove(seat)
+            self._dismiss(seat)
         elif error.can_retry:
             self._try_again(seat, error, error.what)
         elif isinstance(error, _OF_ONE_SHARD):
@@ -494,7 +492,7 @@ class _Run:
 
     def _lose(self, seat: _Seat, error: Exception) -> None:
         """Give a dead worker's task to others."""
-        self._seats.remove(seat)
+        self._dismiss(seat)
         self._loss = " ".join(str(error).split())[:300]
         logger.warning(
             "%s: a worker died%s: %s",
@@ -508,13 +506,18 @@ class _Run:
         else:
             self._try_again(seat, None, self._loss)
 
+    def _dismiss(self, seat: _Seat) -> None:
+        """Free what a worker holds of its node, dead or alive, for the one after it."""
+        self._ray.kill(seat.actor)
+        self._seats.remove(seat)
+
     def _try_again(self, seat: _Seat, error: PipelineError | None, reason: str) -> None:
         """Put a task at the end of the queue, or give it up."""
         task = seat.task
         assert task is not None
-        self._tries[task] += 1
-        self._met.setdefault(task, []).append(seat.node)
-        if self._tries[task] < _MOST_TRIES:
+        met = self._met.setdefault(task, [])
+        met.append(seat.node)
+        if len(met) < _MOST_TRIES:
             self._tasks.append(task)
             return
         alive = self._alive()
@@ -525,7 +528,7 @@ class _Run:
                 f"{_name(task)} failed {_MOST_TRIES} times, the last time with: {reason}",
                 where=seat.node.name,
                 fix=f"run `python cli.py embed --shard {max(task, 0)}` there to see why",
-                can_retry=any(node.key not in alive for node in self._met[task]),
+                can_retry=any(node.key not in alive for node in met),
             ),
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.text_table import TextTable
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Node:
     """A node of the cluster, and what it did."""
 

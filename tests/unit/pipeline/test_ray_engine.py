@@ -6,7 +6,7 @@ the ways of failing that a real one shows too rarely.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,6 +88,7 @@ class FakeRay:
         self.tries: Counter[int] = Counter()
         self.done: list[tuple[str, int]] = []
         self.num_actors: Counter[str] = Counter()
+        self.killed: list[object] = []
         self.asked: list[dict[str, Any]] = []
         self.on_load: Callable[[str], None] = lambda node: None
         self.on_embed: Callable[[str, int, int], None] = lambda node, task, number: None
@@ -144,7 +145,8 @@ class FakeRay:
         return call.settle()
 
     def kill(self, actor: object) -> None:
-        """Nothing holds it."""
+        """End an actor, which may be dead."""
+        self.killed.append(actor)
 
     def init(self, **options: object) -> None:
         """All is there."""
@@ -179,6 +181,13 @@ def run(workspace: LocalStorage, num_shards: int = 6, **options: object) -> Any:
         "redo": False,
     }
     return embed_on_ray(workspace, plan, range(num_shards), **(given | options))
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_stays(ray: FakeRay) -> Iterator[None]:
+    """Every worker that was started is ended: one that stays holds its node's GPU."""
+    yield
+    assert len({id(actor) for actor in ray.killed}) == sum(ray.num_actors.values())
 
 
 def shards(ray: FakeRay) -> list[int]:
