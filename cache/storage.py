@@ -23,6 +23,7 @@ Buffer = bytes | memoryview
 _PASSING = frozenset(
     (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN)
 )
+_NOT_OURS = (FileNotFoundError, NotADirectoryError, PermissionError)  # such as lost+found
 _TEMPORARY = re.compile(r"\..+\.([0-9]+)\.[0-9a-f]{8}\.tmp")
 
 
@@ -215,7 +216,12 @@ class LocalStorage(Storage):
         waiting = [str(self.path(folder))]
         skipped = len(str(self.root)) + 1
         while waiting:
-            with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+            place = waiting.pop()
+            with (
+                self._reading(place[skipped:]),
+                contextlib.suppress(*_NOT_OURS),
+                os.scandir(place) as entries,
+            ):
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)

@@ -104,9 +104,11 @@ def shard_states(
         yield from map(look, shards)
         return
     started = time.perf_counter()
-    yield from map(look, shards[:_NUM_TRIED])
+    first = [look(shard) for shard in shards[:_NUM_TRIED]]
+    seconds = time.perf_counter() - started
+    yield from first
     # Threads that do not wait for a disk or a network only fight for the interpreter.
-    if time.perf_counter() - started < _NUM_TRIED * _WAITING_SECONDS:
+    if seconds < _NUM_TRIED * _WAITING_SECONDS:
         yield from map(look, shards[_NUM_TRIED:])
         return
     with ThreadPoolExecutor(_NUM_REQUESTS) as pool:

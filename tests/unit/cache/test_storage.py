@@ -1,5 +1,6 @@
 """Both kinds of storage keep the same promises: files are whole or absent, one of many wins."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -188,3 +189,30 @@ def test_an_address_that_cannot_be_used_is_one_error() -> None:
         with pytest.raises(WorkspaceError) as caught:
             open_storage(url)
         assert "s3://bucket/prefix" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("number", "is_passed_over"),
+    [(errno.EACCES, True), (errno.ENOENT, True), (errno.ESTALE, False)],
+)
+def test_a_listing_passes_over_what_is_not_ours_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_passed_over: bool
+) -> None:
+    """A disk's lost+found is root's; a server out of reach must not look like an empty folder."""
+    workspace = LocalStorage(tmp_path)
+    workspace.write("cache/a", b"abc")
+    workspace.write("cache/other/b", b"b")
+    scandir = os.scandir
+
+    def refuse(place: str) -> object:
+        if place.endswith("other"):
+            raise OSError(number, os.strerror(number))
+        return scandir(place)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    if is_passed_over:
+        assert workspace.sizes("cache") == {"cache/a": 3}
+        return
+    with pytest.raises(WorkspaceError) as caught:
+        workspace.sizes("cache")
+    assert caught.value.can_retry
