@@ -101,6 +101,13 @@ def _example(text: str) -> str:
     return f"\b\nExample:\n  {text}"
 
 
+def _with_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """Add options to a command, in the order of its help."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _workspace_option(default: str = "workspace") -> Callable[[Command], Command]:
     """Add --workspace; the command gets it absolute, and it is printed."""
 
@@ -136,9 +143,7 @@ def _workspace_option(default: str = "workspace") -> Callable[[Command], Command
                 help="Of stderr: sentences, or one JSON object per event for log collectors.",
             ),
         ]
-        for option in reversed(options):
-            wrapped = option(wrapped)
-        return wrapped  # type: ignore[return-value]
+        return _with_options(wrapped, options)  # type: ignore[return-value]
 
     return decorate
 
@@ -257,9 +262,7 @@ def _fit_options(command: Command) -> Command:
         ),
         _device_option,
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with_options(command, options)
 
 
 def _runtime(options: dict[str, Any]) -> "FitRuntime":
@@ -464,9 +467,7 @@ def _encoder_options(command: Command) -> Command:
         ),
         _device_option,
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with_options(command, options)
 
 
 def _embed_options(command: Command) -> Command:

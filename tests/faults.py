@@ -29,6 +29,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 
 from cache import lease
 from cache.lease import Lease, read_holder
@@ -498,17 +499,18 @@ def flip_bit(path: Path, bit: int) -> None:
 def small_disk(place: Path, num_bytes: int) -> Iterator[Callable[..., None]]:
     """Mount a disk of a few bytes; give a function that mounts it again with other options.
 
-    Raises: OSError if this process may not mount.
+    Skips the test where this process may not mount, as in most containers.
     """
     place.mkdir()
 
     def mount(options: str) -> None:
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        if found.returncode:
-            raise OSError(found.stderr.strip())
+        subprocess.run(command, capture_output=True, text=True, check=True)
 
-    mount(f"size={num_bytes}")
+    try:
+        mount(f"size={num_bytes}")
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        pytest.skip(f"no disk of a given size can be mounted here: {error}")
     try:
         yield lambda options: mount(f"remount,{options}")
     finally:

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,8 +131,8 @@ def running(folder: Path) -> Iterator[Slurm]:
             )
             stack.callback(_end, process)
             if daemon is munged:
-                _wait_for(lambda: (folder / "munge.socket").exists())
-        _wait_for(lambda: _is_up(found))
+                _wait_for(lambda: (folder / "munge.socket").exists(), folder)
+        _wait_for(lambda: _is_up(found), folder)
         yield found
 
 
@@ -143,10 +143,12 @@ def _is_up(slurm: Slurm) -> bool:
     return "idle" in done.stdout
 
 
-def _wait_for(is_reached: object, seconds: float = 60) -> None:
+def _wait_for(is_reached: Callable[[], bool], folder: Path, seconds: float = 60) -> None:
+    """Wait for a daemon; what all of them said is the error if it does not come up."""
     deadline = time.monotonic() + seconds
-    while not is_reached():  # type: ignore[operator]
-        assert time.monotonic() < deadline
+    while not is_reached():
+        said = "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in folder.glob("*.out"))
+        assert time.monotonic() < deadline, f"Slurm does not come up here\n{said}"
         time.sleep(0.25)
 
 
