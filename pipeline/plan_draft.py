@@ -124,8 +124,8 @@ def _temporary_folder(num_items: int) -> Iterator[Path]:
         free, needed = shutil.disk_usage(path).free, _ROW_BYTES * num_items
         if free < needed:
             raise _no_room(
-                f"{num_items:,} items need {needed / 1e9:,.2f} GB of temporary files, "
-                f"{free / 1e9:,.2f} GB are free",
+                f"{num_items:,} items need {needed / 1e6:,.1f} MB of temporary files, "
+                f"{free / 1e6:,.1f} MB are free",
                 str(path.parent),
             )
         yield path

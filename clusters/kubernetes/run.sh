@@ -6,11 +6,11 @@
 # kubectl's own settings say which cluster and namespace. Run it again after anything went wrong:
 # it ends what runs and begins anew, with what is missing.
 set -euo pipefail
-cd "$(dirname "$0")"
 if (($# != 2)); then
     sed -n '2,7s/^# \?//p' "$0" >&2
     exit 2
 fi
+cd "$(dirname "$0")"
 
 wait_for() { # job
     local conditions

@@ -137,6 +137,15 @@ def test_shellcheck_passes(path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_without_its_arguments_a_script_says_what_they_are() -> None:
+    """Called as one does from the project's folder; it used to look for itself elsewhere."""
+    script = str((KUBERNETES / "run.sh").relative_to(ROOT))
+    done = subprocess.run([script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Embed all shards of a planned workspace")
+    assert f"{script} SHARDS PARALLEL" in done.stderr
+
+
 def test_all_scripts_were_looked_at() -> None:
     """A new one is found by its first line."""
     assert {path.name for path in SCRIPTS} == {"run", "run.sh", "submit.sh", "task.sbatch"}
