@@ -80,11 +80,10 @@ def _unit(matrix: Float64[np.ndarray, "C D"]) -> Float64[np.ndarray, "C D"]:
     return matrix / np.where(norms > 0, norms, 1.0)
 
 
-def labels_are_done(workspace: Storage, plan: Plan) -> bool:
-    """Say whether the label embeddings are there, current and undamaged."""
+def labels_problem(workspace: Storage, plan: Plan) -> str:
+    """Return why the label embeddings have to be made; empty if they are there and current."""
     try:
         read_label_emb(workspace, plan)
     except (CacheIncompleteError, CacheCorruptError, ConfigError) as error:
-        logger.info("%s: making them", error.what)
-        return False
-    return True
+        return error.what
+    return ""

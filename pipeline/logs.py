@@ -11,6 +11,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from tqdm import tqdm
+
 FORMATS = ("text", "json")
 LOGGERS = ("cli", "pipeline", "cache")
 
@@ -45,6 +47,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class _AboveBars(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes above a progress bar, not into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; a bar that is there moves down."""
+        tqdm.write(self.format(record), file=self.stream)
+
+
 def configure(log_format: str, *, level: int = logging.INFO) -> None:
     """Send what we log to stderr; of other libraries only errors.
 
@@ -52,8 +62,9 @@ def configure(log_format: str, *, level: int = logging.INFO) -> None:
         log_format: one of FORMATS.
         level: least level of ours.
     """
-    handler = logging.StreamHandler(sys.stderr)
     is_json = log_format == "json"
+    is_terminal = sys.stderr.isatty() and not is_json
+    handler = (_AboveBars if is_terminal else logging.StreamHandler)(sys.stderr)
     handler.setFormatter(JsonFormatter() if is_json else logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.ERROR, handlers=[handler])
     for name in LOGGERS:

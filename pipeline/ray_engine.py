@@ -22,7 +22,7 @@ from typing import Any
 from cache.layout import open_arrays
 from cache.storage import Storage
 from cache.verify import shard_state, shard_states
-from pipeline.embed_labels import labels_are_done
+from pipeline.embed_labels import labels_problem
 from pipeline.logs import event
 from pipeline.progress import Progress
 from pipeline.ray_nodes import Node, RayReport, divided
@@ -147,7 +147,6 @@ def _is_share(gpus: float) -> bool:
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what runs here
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
     try:
         import ray
         import ray.util.scheduling_strategies
@@ -170,7 +169,7 @@ def _open_tasks(
 ) -> list[int]:
     """Return what is not done; one listing tells, however many shards there are."""
     tasks = []
-    if (with_labels or 0 in shards) and not labels_are_done(workspace, plan):
+    if (with_labels or 0 in shards) and labels_problem(workspace, plan):
         tasks.append(LABELS)
     states = shard_states(workspace, plan, shards)
     is_redone, max_bad = embedder["redo"], embedder["max_bad"]
@@ -413,9 +412,9 @@ class _Run:
                 for record in records:
                     logging.getLogger(record.name).handle(record)
         now = time.monotonic()
-        for node in self.nodes.values():
-            node.rates.append((now, node.num_items))
         at_work = [node for node in self.nodes.values() if node.began is not None and node.is_alive]
+        for node in at_work:
+            node.rates.append((now, node.num_items))
         progress.note(
             ", ".join(f"{node.name} {node.rate():,.0f}/s" for node in at_work),
             nodes={node.name: round(node.rate(), 1) for node in at_work},
@@ -454,7 +453,7 @@ class _Run:
             seat.node.num_lost, self._was_loaded = 0, True
             return
         if task == LABELS:
-            is_done = labels_are_done(self._workspace, self._plan)
+            is_done = not labels_problem(self._workspace, self._plan)
         else:
             is_done = shard_state(self._workspace, self._plan, task).state == "done"
             seat.node.num_shards += 1

@@ -13,7 +13,7 @@ from cache.reader import PLAN, read_plan
 from cache.storage import Storage
 from cache.verify import ShardState, is_imported, shard_state
 from pipeline.decode_pool import DecodePool
-from pipeline.embed_labels import embed_labels, labels_are_done
+from pipeline.embed_labels import embed_labels, labels_problem
 from pipeline.embed_shard import (
     RETIRED,
     EncoderLike,
@@ -107,10 +107,12 @@ class ShardEmbedder:
 
     def embed_labels(self) -> None:
         """Embed the labels if they are not."""
-        if labels_are_done(self._workspace, self._plan):
+        problem = labels_problem(self._workspace, self._plan)
+        if not problem:
             logger.info("labels are done already", extra=event("labels_done"))
-        else:
-            embed_labels(self._workspace, self._plan, self.encoder, self._batch_size)
+            return
+        logger.info("%s: making them", problem)
+        embed_labels(self._workspace, self._plan, self.encoder, self._batch_size)
 
     def embed(self, shard: int) -> ShardCommit:
         """Embed a shard if it is not done; return its commit.

@@ -83,6 +83,19 @@ def test_progress_is_an_event_with_rate_and_what_was_noted(
     assert str(found["message"]).endswith("left; node-a 5/s")
 
 
+def test_on_a_terminal_a_line_stands_above_the_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the bar it could not be read: a run on many nodes has one open all the time."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    configure("text")
+    with Progress("embed", 10) as progress:
+        progress.update(4)
+        logging.getLogger("pipeline").info("shard 00003 is done")
+    written = capsys.readouterr().err
+    assert re.search(r"(^|[\r\n])shard 00003 is done\n", written), written
+
+
 def test_the_documentation_lists_every_event() -> None:
     """Who builds a dashboard reads docs/clusters.md, not the code."""
     root = Path(__file__).parents[3]

@@ -100,7 +100,7 @@ def test_too_little_room_for_temporary_files_is_said_before_work_starts(
     source, labels = catalog(tmp_path)
     many = ItemsSource(files=(replace(source.files[0], num_rows=10**15),))
     with (
-        pytest.raises(WorkspaceError, match="GB of temporary files") as caught,
+        pytest.raises(WorkspaceError, match="MB of temporary files") as caught,
         drafted_items(many, labels, shard_rows=16, seed=0),
     ):
         pass
