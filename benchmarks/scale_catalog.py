@@ -4,15 +4,18 @@
 so that 12 million of them (24.6 GB at D = 512) are made as fast as a disk takes them. Same
 arguments, same bytes.
 
-N items, C labels, D embedding width, n some rows.
+N items, C labels, D embedding width, P rows of the pool, n some rows.
 """
 
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from simulated import embedded_rows, make_workspace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -62,23 +65,58 @@ def make_scale_catalog(
     centers /= np.linalg.norm(centers, axis=1, keepdims=True)
     write_labels(workspace, plan, centers, compute_dtype="simulated", seconds=0.0)
     pool = rng.standard_normal((_POOL, embed_dim), np.float32) * (_NOISE / embed_dim**0.5)
-    with Progress(f"simulate {num_items:,} items", num_items) as progress:
-        for shard in range(plan.num_shards):
-            with ShardWriter(
-                workspace, plan, shard, compute_dtype="simulated", batch_size=0
-            ) as writer:
-                for chunk in writer.missing:
-                    start, stop = writer.chunk_range(chunk)
-                    chosen = centers[item_labels[start:stop]]
-                    views = {
-                        name: _views(chosen, pool, np.random.default_rng([start, place]))
-                        for place, name in enumerate(MODALITIES)
-                    }
-                    writer.write(chunk, **views, rows=embedded_rows(start, stop))
-                    progress.update(stop - start)
-                writer.commit()
+    shards = _Shards(workspace, plan, centers, pool, item_labels)
+    with (
+        Progress(f"simulate {num_items:,} items", num_items) as progress,
+        ProcessPoolExecutor(
+            mp_context=multiprocessing.get_context("fork"),  # the pool is shared, not copied
+            initializer=_inherit,
+            initargs=(shards,),
+        ) as processes,
+    ):
+        for num_written in processes.map(_write_shard, range(plan.num_shards)):
+            progress.update(num_written)
     write_neighbors(workspace, plan)
     return plan
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """What every process knows."""
+
+    workspace: LocalStorage
+    plan: Plan
+    centers: Float[np.ndarray, "C D"]
+    pool: Float[np.ndarray, "P D"]
+    item_labels: Int[np.ndarray, " N"]
+
+    def write(self, shard: int) -> int:
+        """Write one; return its number of items."""
+        with ShardWriter(
+            self.workspace, self.plan, shard, compute_dtype="simulated", batch_size=0
+        ) as writer:
+            for chunk in writer.missing:
+                start, stop = writer.chunk_range(chunk)
+                chosen = self.centers[self.item_labels[start:stop]]
+                views = {
+                    name: _views(chosen, self.pool, np.random.default_rng([start, place]))
+                    for place, name in enumerate(MODALITIES)
+                }
+                writer.write(chunk, **views, rows=embedded_rows(start, stop))
+            writer.commit()
+        start, stop = self.plan.shard_range(shard)
+        return stop - start
+
+
+_inherited: list[_Shards] = []
+
+
+def _inherit(shards: _Shards) -> None:
+    _inherited.append(shards)
+
+
+def _write_shard(shard: int) -> int:
+    return _inherited[0].write(shard)
 
 
 def _views(
