@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 SIZES = "100000,300000,1000000,3000000"
 
 
-def measure_here(folder: Path, config: FitConfig, runtime: FitRuntime) -> dict[str, Any]:
-    """Open, load, train and evaluate once in this process."""
+def measure_here(
+    folder: Path, config: FitConfig, runtime: FitRuntime, *, compute_dtype: str | None = None
+) -> dict[str, Any]:
+    """Open, load, train and evaluate once in this process, in the hardware's dtype if None."""
     workspace = LocalStorage(folder)
     clock = _Clock()
     device = pick_device(runtime.device)
@@ -59,6 +62,8 @@ def measure_here(folder: Path, config: FitConfig, runtime: FitRuntime) -> dict[s
     loaded = clock.lap()
     targets = build_targets(config, data)
     record = make_record(config, data)
+    if compute_dtype is not None:
+        record = replace(record, compute_dtype=compute_dtype)
     trainer = Trainer(data, record, targets, runtime, ALONE, Stop())
     with workspace.folder("runs/scale") as place:
         clock.lap()
@@ -115,12 +120,16 @@ class _Clock:
 
 
 def measure(folder: Path, config: FitConfig, runtime: FitRuntime) -> dict[str, Any]:
-    """Do it in a process of its own, so that memory is this run's alone."""
+    """Do it in a process of its own, so that memory is this run's alone.
+
+    process_seconds has the interpreter's start and the imports too.
+    """
     call = json.dumps({"folder": str(folder), "config": vars(config), "runtime": vars(runtime)})
+    clock = _Clock()
     done = subprocess.run(
         [sys.executable, __file__, "--child", call], check=True, stdout=subprocess.PIPE, text=True
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    return {**json.loads(done.stdout.splitlines()[-1]), "process_seconds": clock.lap()}
 
 
 def describe(figures: dict[str, Any]) -> str:

@@ -21,6 +21,8 @@ def test_the_gpu_benchmark_runs_its_small_size_on_a_cpu(tmp_path: Path) -> None:
             "benchmarks/gpu.py",
             *sizes,
             *["--epochs", "2", "--device", "cpu", "--folder", str(tmp_path / "catalog")],
+            *["--parts", "steps,embed,approaches,elsewhere,accuracy", "--pictures", "40"],
+            *["--workspaces", str(tmp_path / "catalog" / "4000x32-24")],
             *["--out", str(tmp_path / "figures.json")],
         ],
         cwd=ROOT,
@@ -30,8 +32,10 @@ def test_the_gpu_benchmark_runs_its_small_size_on_a_cpu(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert [run["approach"] for run in figures["runs"]] == ["1", "2", "3", "4", "5"]
+    assert [run["approach"] for run in figures["approaches"]] == ["1", "2", "3", "4", "5"]
     assert [run["residency"] for run in figures["elsewhere"]] == ["host", "stream"]
-    assert all(run["epochs"] == 2 and 0 < run["ceiling_share"] < 2 for run in figures["runs"])
+    assert all(run["epochs"] == 2 and 0 < run["ceiling_share"] < 2 for run in figures["approaches"])
+    assert figures["embed"]["items_per_second"]["embed, workers"] > 0
+    assert [len(each["top1"]) for each in figures["accuracy"]] == [3] * 4
     assert set(figures["steps"]["steps"][0]["ratios"]) == {"1", "4", "5"}
     assert "all 5 approaches" in done.stdout
