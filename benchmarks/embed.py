@@ -118,7 +118,8 @@ def encoder_alone(plan: Plan, encoder: Encoder, files: Path, options: argparse.N
         pass
     with torch.inference_mode():
         for i in batches:
-            encoder._model.encode_text(tokens[i : i + options.batch_size], normalize=True)
+            batch = tokens[i : i + options.batch_size].to(encoder.device)
+            encoder._model.encode_text(batch, normalize=True).cpu()
     return len(paths) / (time.perf_counter() - started)
 
 

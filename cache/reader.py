@@ -7,6 +7,7 @@ N items, n chosen items, C labels, D embedding width, R rows of a chunk.
 """
 
 import hashlib
+import os
 import resource
 import threading
 from collections.abc import Callable, Sequence
@@ -54,7 +55,9 @@ from schemas.tables import ITEMS, ROWS
 PLAN = "plan.json"
 PENDING = "pending/"
 PENDING_PLAN = f"{PENDING}{PLAN}"
-_NUM_THREADS = 4
+_NUM_THREADS = min(16, max(4, os.cpu_count() or 1))
+_NO_SHARD = -1
+_Job = tuple[int, int, tuple[int, int, int, Bool[np.ndarray, " R"] | None]]
 _EMBED_LABELS = "run `python cli.py embed --labels`"
 
 
@@ -116,24 +119,49 @@ class Cache:
             of all rows, where no item is.
         Raises: CacheCorruptError naming the chunk that does not match and its rows.
         """
+        num_rows = self._plan.num_rows if rows is None else int(rows.sum())
+        matrix = np.empty((num_rows, self._plan.encoder.embed_dim), dtype) if out is None else out
+        assert matrix.shape == (num_rows, self._plan.encoder.embed_dim)
+        self.read_parts(name, lambda start, stop, fill: fill(matrix[start:stop]), rows=rows)
+        return matrix
+
+    def read_parts(
+        self,
+        name: str,
+        take: Callable[[int, int, Callable[[Shaped[np.ndarray, "r D"]], None]], None],
+        *,
+        rows: Bool[np.ndarray, " N"] | None = None,
+    ) -> None:
+        """Read as `read` does, to places that somebody else has.
+
+        Args:
+            name: `image` or `title`.
+            take: called by several threads, once for each part, at most a chunk: with the part's
+                first row and that after its last, of the n that are kept, and with a function that
+                fills an array of so many rows.
+            rows: which to keep; None for all.
+        Raises: CacheCorruptError naming the chunk that does not match and its rows.
+        """
         plan = self._plan
-        num_rows = plan.num_rows if rows is None else int(rows.sum())
-        matrix = np.empty((num_rows, plan.encoder.embed_dim), dtype) if out is None else out
-        assert matrix.shape == (num_rows, plan.encoder.embed_dim)
-        jobs, place = [], 0
+        place = 0
+        jobs: list[_Job] = []
         for shard in range(plan.num_shards):
             for index, chunk in enumerate(chunk_range(plan, shard)):
                 start, stop = plan.chunk_span(chunk)
                 kept = None if rows is None else rows[start:stop]
-                if rows is None:
-                    matrix[place:start] = np.nan  # between shards
+                if rows is None and place < start:  # between shards
+                    jobs.append((place, start, (_NO_SHARD, 0, 0, None)))
                     place = start
                 num_kept = stop - start if kept is None else int(kept.sum())
-                jobs.append((shard, index, chunk, kept, matrix[place : place + num_kept]))
+                jobs.append((place, place + num_kept, (shard, index, chunk, kept)))
                 place += num_kept
+
+        def take_one(job: _Job) -> None:
+            start, stop, (shard, index, chunk, kept) = job
+            take(start, stop, lambda out: self._read_one(name, shard, index, chunk, kept, out))
+
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            list(pool.map(lambda job: self._read_one(name, *job), jobs))
-        return matrix
+            list(pool.map(take_one, jobs))
 
     def _read_one(
         self,
@@ -415,8 +443,10 @@ def _in_rows(plan: Plan, schema: pa.Schema, read: Callable[[int], pa.Table]) -> 
     """
     nullable = pa.schema([field.with_nullable(True) for field in schema])
     tables = []
-    for shard in range(plan.num_shards):
-        tables.append(read(shard).cast(nullable))
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        found = list(pool.map(read, range(plan.num_shards)))
+    for shard, table in enumerate(found):
+        tables.append(table.cast(nullable))
         stop = plan.shard_range(shard)[1]
         following = (shard + 1) * plan.shard_rows
         if shard + 1 < plan.num_shards and stop < following:

@@ -3,6 +3,7 @@
 B batch.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -93,6 +94,38 @@ class Staging:
                 yield _finished(*in_flight.popleft())
         while in_flight:
             yield _finished(*in_flight.popleft())
+
+
+class Upload:
+    """Fills a tensor on a GPU from parts that several threads have, through pinned memory.
+
+    A copy from ordinary memory is first copied to pinned memory by one thread: 3 GB/s against 25.
+    """
+
+    def __init__(self, whole: Shaped[Tensor, "n D"], part_rows: int) -> None:
+        """Name the tensor.
+
+        Args:
+            whole: to be filled.
+            part_rows: the most rows of a part.
+        """
+        self._whole, self._part_rows = whole, part_rows
+        self._own = threading.local()
+
+    def take(
+        self, start: int, stop: int, fill: Callable[[Shaped[np.ndarray, "r D"]], None]
+    ) -> None:
+        """Let rows start to stop be filled, and copy them to their place."""
+        own = self._own
+        if not hasattr(own, "pinned"):
+            shape = (self._part_rows, *self._whole.shape[1:])
+            own.pinned = torch.empty(shape, dtype=self._whole.dtype, pin_memory=True)
+            own.stream = torch.cuda.Stream(self._whole.device)
+        part = own.pinned[: stop - start]
+        fill(part.numpy())
+        with torch.cuda.stream(own.stream):
+            self._whole[start:stop].copy_(part, non_blocking=True)
+        own.stream.synchronize()
 
 
 def _finished(result: Tensor, done: torch.cuda.Event) -> Shaped[np.ndarray, "B ..."]:

@@ -20,7 +20,7 @@ class Noise:
     def __init__(self, seed: int, device: torch.device | str) -> None:
         """Make the generator."""
         self._seed = seed
-        self._generator = torch.Generator(device)
+        self.generator = torch.Generator(device)
         self._places: Int64[Tensor, " b"] | None = None
         self._num_rows = 0
 
@@ -34,7 +34,7 @@ class Noise:
             places: of the rows that will be asked for, in a batch of num_rows; None for all.
             num_rows: of the whole batch.
         """
-        self._generator.manual_seed(derived_seed("dropout", self._seed, step))
+        self.generator.manual_seed(derived_seed("dropout", self._seed, step))
         self._places, self._num_rows = places, num_rows
 
     def draw(self, num_rows: int, width: int) -> Int16[Tensor, "b H"]:
@@ -43,9 +43,9 @@ class Noise:
             num_rows = self._num_rows
         # Four at a time: one call of the generator costs the same for 16 bits as for 64.
         words = torch.empty(
-            -(-num_rows * width // 4), dtype=torch.int64, device=self._generator.device
+            -(-num_rows * width // 4), dtype=torch.int64, device=self.generator.device
         )
-        words.random_(-(2**63), None, generator=self._generator)
+        words.random_(-(2**63), None, generator=self.generator)
         bits = words.view(torch.int16)[: num_rows * width].view(num_rows, width)
         return bits if self._places is None else bits[self._places]
 

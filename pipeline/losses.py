@@ -6,8 +6,10 @@ B batch, C classes, S entries of a table row. DESIGN.md section 6; Yang 2022 for
 al. 2017 for the focal loss.
 """
 
+import logging
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,11 @@ from torch.autograd.function import once_differentiable
 
 from schemas.errors import TargetError
 from schemas.targets import DenseTargets, Targets
+
+if TYPE_CHECKING:
+    from pipeline.loss_kernels import LogProbabilities
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class TableTensors:
     has_base: bool
 
     def expected(
-        self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]
+        self, logits: "Float[Tensor, 'B C'] | LogProbabilities", labels: Int[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
         """Return sum_j target[y, j] z_j of each item."""
         gathered = logits.gather(1, self.index[labels])
@@ -55,9 +62,10 @@ class DenseTensors:
     negative_entropy: Float[Tensor, " C"]
 
     def expected(
-        self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]
+        self, logits: "Float[Tensor, 'B C'] | LogProbabilities", labels: Int[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
         """Return sum_j target[y, j] z_j of each item."""
+        assert isinstance(logits, Tensor)
         return (self.matrix[labels] * logits).sum(dim=1)
 
     def subtract_from(
@@ -76,7 +84,7 @@ class HardenedTensors:
     negative_entropy: Float[Tensor, " C"]
 
     def expected(
-        self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]
+        self, logits: "Float[Tensor, 'B C'] | LogProbabilities", labels: Int[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
         """Return sum_j target[y, j] z_j of each item."""
         true = logits.gather(1, labels[:, None])[:, 0]
@@ -226,11 +234,11 @@ class _LossParts(torch.autograd.Function):
         gamma: float,
         has_kl: bool,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        log_p = wide.log_softmax(dim=1)
+        log_p = _log_softmax(logits, targets)
         true = log_p.gather(1, labels[:, None])[:, 0].clamp(max=0.0)
-        ctx.save_for_backward(log_p, labels, true)
-        ctx.targets, ctx.gamma, ctx.has_kl, ctx.dtype = targets, gamma, has_kl, logits.dtype
+        ctx.save_for_backward(labels, true)
+        ctx.log_p, ctx.targets, ctx.gamma, ctx.has_kl = log_p, targets, gamma, has_kl
+        ctx.dtype = logits.dtype
         focal = _focal(true, gamma).mean()
         if not has_kl:
             return focal, torch.zeros_like(focal)
@@ -242,18 +250,54 @@ class _LossParts(torch.autograd.Function):
     def backward(
         ctx: Any, focal_grad: Float[Tensor, ""], kl_grad: Float[Tensor, ""]
     ) -> tuple[Float[Tensor, "B C"], None, None, None, None]:
-        log_p, labels, true = ctx.saved_tensors
+        labels, true = ctx.saved_tensors
         rest = -torch.expm1(true)
         slope = -(rest**ctx.gamma)
         if ctx.gamma:
             slope = slope + ctx.gamma * rest ** (ctx.gamma - 1) * true.exp() * true
         slope = slope * (focal_grad / len(labels))
         kl_scale = kl_grad / len(labels) if ctx.has_kl else torch.zeros_like(kl_grad)
-        grad = log_p.exp().mul_((kl_scale - slope)[:, None])
-        grad.scatter_add_(1, labels[:, None], slope[:, None])
+        grad = _scaled_softmax(ctx.log_p, kl_scale - slope)
+        grad.scatter_add_(1, labels[:, None], slope[:, None].to(grad.dtype))
         if ctx.has_kl:
             ctx.targets.subtract_from(grad, labels, kl_scale.expand(len(labels)))
         return grad.to(ctx.dtype), None, None, None, None
+
+
+def _log_softmax(
+    logits: Float[Tensor, "B C"], targets: TargetTensors
+) -> "Float[Tensor, 'B C'] | LogProbabilities":
+    """Return the log-probabilities, on a GPU without writing them where that is possible."""
+    is_listed = isinstance(targets, TableTensors) or (
+        isinstance(targets, HardenedTensors) and isinstance(targets.start, TableTensors)
+    )
+    if logits.is_cuda and logits.dtype == torch.bfloat16 and is_listed and has_kernels():
+        from pipeline.loss_kernels import LogProbabilities
+
+        return LogProbabilities(logits)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return wide.log_softmax(dim=1)
+
+
+def _scaled_softmax(
+    log_p: "Float[Tensor, 'B C'] | LogProbabilities", scale: Float[Tensor, " B"]
+) -> Float[Tensor, "B C"]:
+    if isinstance(log_p, Tensor):
+        return log_p.exp().mul_(scale[:, None])
+    return log_p.scaled_softmax(scale)
+
+
+@cache
+def has_kernels() -> bool:
+    """Say whether Triton's kernels can be built here, which also takes a C compiler."""
+    try:
+        from pipeline.loss_kernels import LogProbabilities
+
+        LogProbabilities(torch.zeros(1, 2, device="cuda", dtype=torch.bfloat16))
+    except Exception as error:  # Triton raises anything, as do the compilers it calls
+        logger.info("losses are computed without kernels: %s", " ".join(str(error).split())[:200])
+        return False
+    return True
 
 
 def focal_of_items(

@@ -21,6 +21,7 @@ from cache.layout import ITEM_DTYPE, MODALITIES
 from cache.reader import Cache, read_all_items, read_labels
 from cache.storage import Storage
 from pipeline.clean_table import CLEAN_TABLE, read_clean
+from pipeline.device import Upload
 from pipeline.label_codes import read_codes
 from pipeline.label_graph import read_graph
 from pipeline.progress import Progress
@@ -199,8 +200,13 @@ class FitData:
             is_held |= is_train
             every = None if is_held.all() else is_held
             for name in MODALITIES:
-                whole = torch.from_numpy(self.cache.read(name, rows=every))
-                self.whole[name] = whole.to(self.device) if chosen == DEVICE else whole
+                if chosen == DEVICE:
+                    shape = (num_rows, self.embed_dim)
+                    self.whole[name] = torch.empty(shape, dtype=torch.float16, device=self.device)
+                    upload = Upload(self.whole[name], self._plan.chunk_rows)
+                    self.cache.read_parts(name, upload.take, rows=every)
+                else:
+                    self.whole[name] = torch.from_numpy(self.cache.read(name, rows=every))
         if not is_held.all():
             # A row that is not held is out of range, not another item's.
             self._places = self._tensor(np.where(is_held, np.cumsum(is_held) - 1, len(is_held)))

@@ -39,11 +39,12 @@ from pipeline.residency import free_bytes
 from pipeline.run_folder import make_network
 from pipeline.runs import run_name
 from pipeline.speed import Speed, measure_speed
+from pipeline.step_graph import StepGraph
 from pipeline.stopping import Stop
 from pipeline.targets.curriculum import Curriculum
 from pipeline.targets.online_smoothing import OnlineTargets
 from pipeline.targets.registry import get_approach
-from pipeline.tensors import FitData
+from pipeline.tensors import Batch, FitData
 from schemas.errors import FitError, FitStoppedError
 from schemas.run import FitRuntime, RunRecord
 from schemas.targets import Targets
@@ -54,6 +55,8 @@ _WARMUP_SHARE = 0.05
 # Losses are looked at so often: on a GPU every look waits for the steps under way.
 _CHECK_STEPS = 50
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+# Taken before one is recorded: kernels are compiled, and the optimizer makes its state.
+_PLAIN_STEPS = 3
 _SEEDING = threading.Lock()
 
 
@@ -81,6 +84,7 @@ class Trainer:
         """
         config = record.config
         device = data.device
+        is_cuda = device.type == "cuda"
         self.data, self.record, self.config, self.runtime = data, record, config, runtime
         self.approach = get_approach(config.approach)
         self.ranks, self.stop = ranks, stop
@@ -94,7 +98,8 @@ class Trainer:
                 {"params": decayed, "weight_decay": config.weight_decay},
                 {"params": plain, "weight_decay": 0.0},
             ],
-            lr=config.lr,
+            # A tensor can be changed between replays of a recorded step.
+            lr=torch.tensor(config.lr, device=device) if is_cuda else config.lr,
             fused=True,
         )
         self.start = to_tensors(targets, device)
@@ -102,6 +107,8 @@ class Trainer:
         self.curriculum: Curriculum | None = None
         if self.approach.is_hardened:
             self.curriculum = Curriculum(targets, config.schedule)
+            shares, entropies = torch.zeros(2, data.num_classes, device=device).unbind()
+            self.targets = HardenedTensors(self.start, shares, entropies)
         self.online: OnlineTargets | None = None
         if self.approach.is_online:
             assert isinstance(self.start, DenseTensors)
@@ -126,6 +133,9 @@ class Trainer:
         # Of the epoch under way: focal loss and KL, or loss of the bits, summed over its items.
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.recent: list[Float[Tensor, 2]] = []
+        self.can_record = is_cuda and ranks.size == 1 and runtime.accumulate == 1
+        self.recorded: tuple[StepGraph, TargetTensors] | None = None
+        self.num_plain_steps = 0
         self.mark = self.saved = 0.0
 
     def train(self, folder: Path, save: Callable[[Checkpoint], None]) -> FusionNetwork:
@@ -317,29 +327,68 @@ class Trainer:
     def _step(self, part: Part) -> Float[Tensor, "2"]:
         """Take one optimizer step; return the batch's two mean losses."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self._lr(self.step)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self._lr(self.step))
+            else:
+                group["lr"] = self._lr(self.step)
         if self.curriculum is not None:
+            assert isinstance(self.targets, HardenedTensors)
             found = self.curriculum.at(self.step / self.num_steps)
-            share, entropy = (torch.from_numpy(each).float() for each in found)
-            self.targets = HardenedTensors(
-                self.start, share.to(self.data.device), entropy.to(self.data.device)
-            )
-        self.optimizer.zero_grad(set_to_none=self.ranks.size == 1)
-        losses = torch.zeros(2, device=self.data.device)
+            for place, each in zip(
+                (self.targets.share, self.targets.negative_entropy), found, strict=True
+            ):
+                place.copy_(torch.from_numpy(each).float(), non_blocking=True)
+        self.noise.start(self.step, part.places, part.num_rows)
         cause = ""
         try:
-            for piece in cut(part, self.runtime.accumulate):
-                losses += self._backward(piece)
+            graph = self._graph(part)
+            if graph is not None:
+                return graph.take(part.batch)
+            losses = self._compute(part)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
             cause = " ".join(str(error).split())
         if cause:  # out here nothing holds what did not fit any more
             raise self._out_of_memory(part, cause)
+        self.num_plain_steps += 1
+        return losses
+
+    def _compute(self, part: Part) -> Float[Tensor, "2"]:
+        """Compute gradients and change the weights; return the batch's two mean losses."""
+        self.optimizer.zero_grad(set_to_none=self.ranks.size == 1)
+        losses = torch.zeros(2, device=self.data.device)
+        for piece in cut(part, self.runtime.accumulate):
+            losses += self._backward(piece)
         grads = [p.grad for p in self.network.parameters() if p.grad is not None]
         self.ranks.add_up([*grads, losses])
         self.optimizer.step()
         return losses
+
+    def _graph(self, part: Part) -> StepGraph | None:
+        """Return the recorded step, recorded now if it is time; None to take the step plainly."""
+        is_full = part.num_rows == self._batch_size
+        if not (self.can_record and is_full and self.num_plain_steps >= _PLAIN_STEPS):
+            return None
+        if self.recorded is not None and self.recorded[1] is self.targets:
+            return self.recorded[0]
+        self.recorded = None
+
+        def step(batch: Batch) -> Float[Tensor, "2"]:
+            return self._compute(Part(batch, None, self._batch_size))
+
+        for group in self.optimizer.param_groups:
+            group["capturable"] = True
+        try:
+            self.recorded = StepGraph(step, part.batch, self.noise.generator), self.targets
+        except torch.OutOfMemoryError:
+            logger.info("there is no memory to record a step: each is launched by itself")
+            self.can_record = False
+            return None
+        finally:
+            for group in self.optimizer.param_groups:
+                group["capturable"] = False
+        return self.recorded[0]
 
     def _backward(self, piece: Part) -> Float[Tensor, "2"]:
         """Add a piece's share to the gradient; return its share of the batch's mean losses."""
