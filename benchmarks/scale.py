@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,54 +51,67 @@ SIZES = "100000,300000,1000000,3000000"
 
 
 def measure_here(
-    folder: Path, config: FitConfig, runtime: FitRuntime, *, compute_dtype: str | None = None
-) -> dict[str, Any]:
-    """Open, load, train and evaluate once in this process, in the hardware's dtype if None."""
+    folder: Path,
+    configs: Sequence[FitConfig],
+    runtime: FitRuntime,
+    *,
+    compute_dtype: str | None = None,
+) -> list[dict[str, Any]]:
+    """Open and load once, then train and evaluate each, in this process.
+
+    In the hardware's dtype if compute_dtype is None.
+    """
     workspace = LocalStorage(folder)
     clock = _Clock()
     device = pick_device(runtime.device)
     data = FitData(workspace, read_plan(workspace), device)
     opened = clock.lap()
     data.load(runtime.residency)
+    torch.empty(1, device=device).cpu()
     loaded = clock.lap()
-    targets = build_targets(config, data)
-    record = make_record(config, data)
-    if compute_dtype is not None:
-        record = replace(record, compute_dtype=compute_dtype)
-    trainer = Trainer(data, record, targets, runtime, ALONE, Stop())
-    with workspace.folder("runs/scale") as place:
+    found = []
+    for config in configs:
         clock.lap()
-        network = trainer.train(place, lambda checkpoint: None)
-    trained = clock.lap()
-    predictions = predict(Classifier([(network, "both")]), data, data.test)
-    metrics = measure_predictions(predictions, data, data.test)
-    evaluated = clock.lap()
-    num_trained = len(trainer.history) * len(data.train)
-    return {
-        "items": len(data.labels),
-        "labels": data.num_classes,
-        "dim": data.embed_dim,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "compute_dtype": record.compute_dtype,
-        "residency": data.residency,
-        "approach": config.approach,
-        "hidden_dim": config.hidden_dim,
-        "fusion": config.fusion,
-        "batch_size": record.batch_size,
-        "epochs": len(trainer.history),
-        "open_seconds": opened,
-        "load_seconds": loaded,
-        "train_seconds": trainer.seconds,
-        "val_seconds": trained - trainer.seconds,
-        "test_seconds": evaluated,
-        "microseconds_per_item": trainer.seconds / num_trained * 1e6,
-        "items_per_second": num_trained / trainer.seconds,
-        "peak_process_bytes": peak_bytes(torch.device("cpu")),
-        "peak_device_bytes": peak_bytes(device),
-        "flops_per_item": _flops_per_item(trainer, data),
-        "top1": metrics.top1,
-    }
+        targets = build_targets(config, data)
+        record = make_record(config, data)
+        if compute_dtype is not None:
+            record = replace(record, compute_dtype=compute_dtype)
+        trainer = Trainer(data, record, targets, runtime, ALONE, Stop())
+        with workspace.folder("runs/scale") as place:
+            network = trainer.train(place, lambda checkpoint: None)
+        trained = clock.lap()
+        predictions = predict(Classifier([(network, "both")]), data, data.test)
+        metrics = measure_predictions(predictions, data, data.test)
+        evaluated = clock.lap()
+        num_trained = len(trainer.history) * len(data.train)
+        found.append(
+            {
+                "items": len(data.labels),
+                "labels": data.num_classes,
+                "dim": data.embed_dim,
+                "device": str(device),
+                "threads": torch.get_num_threads(),
+                "compute_dtype": record.compute_dtype,
+                "residency": data.residency,
+                "approach": config.approach,
+                "hidden_dim": config.hidden_dim,
+                "fusion": config.fusion,
+                "batch_size": record.batch_size,
+                "epochs": len(trainer.history),
+                "open_seconds": opened,
+                "load_seconds": loaded,
+                "train_seconds": trainer.seconds,
+                "val_seconds": trained - trainer.seconds,
+                "test_seconds": evaluated,
+                "microseconds_per_item": trainer.seconds / num_trained * 1e6,
+                "items_per_second": num_trained / trainer.seconds,
+                "peak_process_bytes": peak_bytes(torch.device("cpu")),
+                "peak_device_bytes": peak_bytes(device),
+                "flops_per_item": _flops_per_item(trainer, data),
+                "top1": metrics.top1,
+            }
+        )
+    return found
 
 
 def _flops_per_item(trainer: Trainer, data: FitData) -> float:
@@ -119,17 +133,27 @@ class _Clock:
         return taken
 
 
-def measure(folder: Path, config: FitConfig, runtime: FitRuntime) -> dict[str, Any]:
-    """Do it in a process of its own, so that memory is this run's alone.
+def measure(
+    folder: Path, configs: Sequence[FitConfig], runtime: FitRuntime
+) -> list[dict[str, Any]]:
+    """Do it in a process of its own, so that memory is these runs' alone.
 
     process_seconds has the interpreter's start and the imports too.
     """
-    call = json.dumps({"folder": str(folder), "config": vars(config), "runtime": vars(runtime)})
+    call = {
+        "folder": str(folder),
+        "configs": [vars(config) for config in configs],
+        "runtime": vars(runtime),
+    }
     clock = _Clock()
     done = subprocess.run(
-        [sys.executable, __file__, "--child", call], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, "--child", json.dumps(call)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    return {**json.loads(done.stdout.splitlines()[-1]), "process_seconds": clock.lap()}
+    seconds = clock.lap()
+    return [{**run, "process_seconds": seconds} for run in json.loads(done.stdout.splitlines()[-1])]
 
 
 def describe(figures: dict[str, Any]) -> str:
@@ -208,8 +232,9 @@ def main() -> None:
         return
     if options.child:
         call = json.loads(options.child)
-        config, runtime = FitConfig(**call["config"]), FitRuntime(**call["runtime"])
-        print(json.dumps(measure_here(Path(call["folder"]), config, runtime)))
+        configs = [FitConfig(**config) for config in call["configs"]]
+        runtime = FitRuntime(**call["runtime"])
+        print(json.dumps(measure_here(Path(call["folder"]), configs, runtime)))
         return
     config = FitConfig(
         approach="5",
@@ -227,7 +252,7 @@ def main() -> None:
                 folder, size, options.dim, options.labels, is_sorted=options.sorted
             )
             os.sync()  # the writes of a catalog are not its readers' time
-            figures = measure(place, config, runtime)
+            (figures,) = measure(place, [config], runtime)
             print(describe(figures), flush=True)
             append("scale", {**figures, "sorted": options.sorted, "seed": options.seed})
             if options.folder is None:

@@ -50,7 +50,7 @@ def _scaled_softmax_kernel(logits, stride, num_classes, lse, scale, out, BLOCK: 
     is_in = columns < num_classes
     z = tl.load(logits + row * stride + columns, mask=is_in, other=0.0).to(tl.float32)
     p = tl.exp(z - tl.load(lse + row)) * tl.load(scale + row)
-    tl.store(out + row * num_classes + columns, p.to(out.dtype.element_ty), mask=is_in)
+    tl.store(out + row * stride + columns, p.to(out.dtype.element_ty), mask=is_in)
 
 
 class LogProbabilities:
@@ -86,12 +86,13 @@ class LogProbabilities:
         return self._sum
 
     def scaled_softmax(self, scale: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
-        """Return scale_b p_bj in the logits' dtype."""
+        """Return scale_b p_bj in the logits' dtype, its rows as far apart as theirs."""
         num_rows, num_classes = self._logits.shape
-        out = torch.empty_like(self._logits, memory_format=torch.contiguous_format)
+        stride = self._logits.stride(0)
+        out = self._logits.new_empty(num_rows, stride)[:, :num_classes]
         _scaled_softmax_kernel[(num_rows, triton.cdiv(num_classes, _BLOCK))](
             self._logits,
-            self._logits.stride(0),
+            stride,
             num_classes,
             self._lse,
             scale.contiguous(),

@@ -38,4 +38,4 @@ def test_the_gpu_benchmark_runs_its_small_size_on_a_cpu(tmp_path: Path) -> None:
     assert figures["embed"]["items_per_second"]["embed, workers"] > 0
     assert [len(each["top1"]) for each in figures["accuracy"]] == [3] * 4
     assert set(figures["steps"]["steps"][0]["ratios"]) == {"1", "4", "5"}
-    assert "all 5 approaches" in done.stdout
+    assert "all 5 approaches, loaded once" in done.stdout

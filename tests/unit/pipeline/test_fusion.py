@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from pipeline.dropout import Dropout, Noise
-from pipeline.fusion import FUSIONS, AttentionFusion, ConcatFusion, FusionNetwork, GatedFusion
+from pipeline.fusion import (
+    FUSIONS,
+    AttentionFusion,
+    ConcatFusion,
+    FusionNetwork,
+    GatedFusion,
+    PaddedProduct,
+)
 
 B, D, H, C = 6, 16, 24, 7
 # Both, image only, title only, neither; twice over the batch of six.
@@ -234,3 +241,23 @@ def test_the_logits_are_no_linear_map_of_the_embeddings(fusion: str) -> None:
     ends = [network(*pair, everything, everything) for pair in (one, other)]
     found = network(*middle, everything, everything)
     assert (found - (ends[0] + ends[1]) / 2).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("layout", ["packed", "with room behind"])
+def test_a_padded_product_and_its_gradients_are_those_of_the_plain_one(layout: str) -> None:
+    """Whatever stands in the room behind the gradient's rows."""
+    torch.manual_seed(0)
+    hidden, weight, bias = (
+        torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((5, 3), (13, 3), 13)
+    )
+    grad = torch.randn(5, 13, dtype=torch.float64)
+    if layout == "with room behind":
+        room = torch.full((5, 16), torch.nan, dtype=torch.float64)
+        room[:, :13] = grad
+        grad = room[:, :13]
+    plain = nn.functional.linear(hidden, weight, bias)
+    padded = PaddedProduct.apply(hidden, weight, bias, 3)
+    torch.testing.assert_close(padded, plain)
+    expected = torch.autograd.grad(plain, (hidden, weight, bias), grad)
+    found = torch.autograd.grad(padded, (hidden, weight, bias), grad)
+    torch.testing.assert_close(found, expected)
