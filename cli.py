@@ -21,6 +21,7 @@ from schemas.errors import EXIT_CRASH, PipelineError
 if TYPE_CHECKING:
     from cache.storage import Storage
     from pipeline.encoder import Encoder
+    from pipeline.run_classifier import RunClassifier
     from pipeline.text_table import TextTable
     from schemas.run import FitRuntime
 
@@ -441,12 +442,12 @@ def _change_plan(workspace: "Storage", chosen: dict[str, str], options: dict[str
         _say_next(workspace, "status")
 
 
-def _encoder_options(command: Command) -> Command:
+def _encoder_options(command: Command, batch_size: int = 256) -> Command:
     """Add the options of an encoder at work."""
     options = [
         click.option(
             "--batch-size",
-            default=256,
+            default=batch_size,
             show_default=True,
             type=click.IntRange(min=1),
             help="Items a forward pass.",
@@ -1096,6 +1097,56 @@ def evaluate(
     _print_found(found.tables, found.record, found.folder, as_json=as_json)
 
 
+def _answer_options(command: Command) -> Command:
+    """Add the options that say how runs answer for new items."""
+    options = [
+        _ensemble_option,
+        click.option(
+            "--decision",
+            type=click.Choice(["argmax", "crm"]),
+            default="argmax",
+            show_default=True,
+            help="Rank labels by probability or by expected distance in the category tree (crm).",
+        ),
+        _calibrate_option,
+        click.option(
+            "--min-precision",
+            type=float,
+            metavar="SHARE",
+            help="Abstain where the answer's probability is below the one above which this share "
+            "of the answers on val is right, such as 0.97.",
+        ),
+        click.option(
+            "--weights",
+            help="The encoder's checkpoint.  [default: where it was planned, or as by name]",
+        ),
+    ]
+    return _with_options(command, options)
+
+
+def _open_runs(
+    workspace: "Storage",
+    runs: tuple[str, ...],
+    weights: str | None,
+    device: str,
+    compute_dtype: str,
+    **options: Any,
+) -> tuple["RunClassifier", "Encoder"]:
+    """Load runs and their encoder."""
+    from pipeline.device import pick_device
+    from pipeline.run_classifier import open_classifier
+    from pipeline.runs import find_folder
+    from schemas.run import PredictConfig
+
+    config = PredictConfig(runs=runs, **options)
+    folders = [find_folder(workspace, each) for each in config.runs]
+    classifier = open_classifier(folders, config, pick_device(device))
+    from pipeline.encoder import find_weights, load_encoder
+
+    spec = find_weights(classifier.encoder, weights)
+    return classifier, load_encoder(spec, device, compute_dtype)
+
+
 @main.command(
     epilog=_example('python cli.py predict a5-affinity-odds-s0 --image boot.jpg --title "Boots"')
     + "\n  python cli.py predict a5-affinity-odds-s0 --items new.parquet --out answers.parquet"
@@ -1112,26 +1163,8 @@ def evaluate(
     help="Folder of relative image paths.  [default: the folder of the items]",
 )
 @click.option("--out", type=click.Path(), help="With --items: Parquet file to write.")
-@_ensemble_option
-@click.option(
-    "--decision",
-    type=click.Choice(["argmax", "crm"]),
-    default="argmax",
-    show_default=True,
-    help="Rank labels by probability or by expected distance in the category tree (crm).",
-)
-@_calibrate_option
-@click.option(
-    "--min-precision",
-    type=float,
-    metavar="SHARE",
-    help="Abstain where the answer's probability is below the one above which this share of the "
-    "answers on val is right, such as 0.97.",
-)
+@_answer_options
 @click.option("--top", "num_top", default=5, show_default=True, help="Labels given for an item.")
-@click.option(
-    "--weights", help="The encoder's checkpoint.  [default: where it was planned, or as by name]"
-)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
 @_encoder_options
 @_workspace_option()
@@ -1168,20 +1201,12 @@ def predict(
     signal.signal(signal.SIGTERM, _stop)
     from dataclasses import asdict
 
-    from pipeline.device import pick_device
     from pipeline.items import find_items
     from pipeline.predict import answer_table, predict_item, predict_items
-    from pipeline.run_classifier import open_classifier
-    from pipeline.runs import find_folder
-    from schemas.run import PredictConfig
 
-    config = PredictConfig(runs=(run, *ensemble), **options)
-    folders = [find_folder(workspace, each) for each in config.runs]
-    classifier = open_classifier(folders, config, pick_device(device))
     source = None if items is None else find_items(items, items_root, is_labeled=False)
-    from pipeline.encoder import find_weights, load_encoder
-
-    encoder = load_encoder(find_weights(classifier.encoder, weights), device, compute_dtype)
+    runs = (run, *ensemble)
+    classifier, encoder = _open_runs(workspace, runs, weights, device, compute_dtype, **options)
     if source is None or out is None:
         found = predict_item(classifier, encoder, image=image, title=title)
         if as_json:
@@ -1199,6 +1224,99 @@ def predict(
     else:
         written.table().print()
     _say_written(str(written.path), as_json=as_json)
+
+
+_MEGABYTE = 1_000_000
+
+
+@main.command(
+    epilog=_example("python cli.py serve a5-affinity-odds-s0")
+    + "\n  curl -F image=@boot.jpg -F title=Boots http://127.0.0.1:8080/v1/predict"
+)
+@click.argument("run")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=8080, show_default=True, help="0 takes a free one.")
+@_answer_options
+@click.option(
+    "--max-body", default=10, show_default=True, metavar="MB", help="Largest body of a request."
+)
+@click.option(
+    "--max-under-way",
+    default=256,
+    show_default=True,
+    metavar="MB",
+    help="Most of all requests' bodies together; what comes beyond is told to come back.",
+)
+@click.option("--max-waiting", default=512, show_default=True, help="Most items in the queue.")
+@click.option(
+    "--body-seconds", default=20.0, show_default=True, help="In which a body has to arrive."
+)
+@click.option(
+    "--deadline-seconds",
+    default=60.0,
+    show_default=True,
+    help="In which a request is answered or refused.",
+)
+@click.option(
+    "--grace-seconds",
+    default=20.0,
+    show_default=True,
+    help="In which requests under way may end after SIGTERM or Ctrl-C.",
+)
+@functools.partial(_encoder_options, batch_size=64)
+@_workspace_option()
+def serve(
+    workspace: "Storage",
+    run: str,
+    ensemble: tuple[str, ...],
+    weights: str | None,
+    *,
+    host: str,
+    port: int,
+    max_body: int,
+    max_under_way: int,
+    device: str,
+    compute_dtype: str,
+    num_workers: int | None,
+    decision: str,
+    calibrate: bool,
+    min_precision: float | None,
+    **limits: Any,
+) -> None:
+    """Answer over HTTP for new items with a finished run, until SIGTERM or Ctrl-C.
+
+    RUN is its name as `status` lists it, enough of its beginning, or its folder. The page at the
+    address answers for a picture and a title; docs/serve.md describes the rest.
+    """
+    from pipeline.serve_packages import check_packages
+    from schemas.serve import MAX_TOP, ServeConfig
+
+    check_packages()
+    signal.signal(signal.SIGTERM, _stop)  # while it loads
+    config = ServeConfig(
+        host=host,
+        port=port,
+        num_workers=_num_cores() if num_workers is None else num_workers,
+        max_body_bytes=max_body * _MEGABYTE,
+        max_bytes_under_way=max_under_way * _MEGABYTE,
+        **limits,
+    )
+    from pipeline.serve import listen
+    from pipeline.serve import serve as answer_requests
+
+    listener = listen(config)
+    classifier, encoder = _open_runs(
+        workspace,
+        (run, *ensemble),
+        weights,
+        device,
+        compute_dtype,
+        decision=decision,
+        calibrate=calibrate,
+        min_precision=min_precision,
+        num_top=MAX_TOP,
+    )
+    answer_requests(classifier, encoder, workspace, listener, config, decision=decision)
 
 
 @main.command("export-model", epilog=_example("python cli.py export-model a5-affinity-odds-s0"))
@@ -1266,6 +1384,24 @@ def compare(
         exclude_true=exclude_true,
     )
     _print_found(found.tables, found.record, ", ".join(found.files), as_json=as_json)
+
+
+@main.command(epilog=_example("python cli.py report"))
+@click.option(
+    "--most-mistakes",
+    default=4000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="In the gallery; of more they are taken evenly.",
+)
+@_workspace_option()
+def report(workspace: "Storage", most_mistakes: int) -> None:
+    """Write a page to look at: what compare found, categories, mistakes with pictures, the data."""
+    from pipeline.report import write_report
+
+    found = write_report(workspace, most_mistakes=most_mistakes)
+    click.echo(str(found))
+    click.echo(f"written: {found.path}")
 
 
 @main.command(epilog=_example("python cli.py synthetic --seeds 10"))

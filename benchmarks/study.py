@@ -32,9 +32,10 @@ from pipeline import compare_tables as tables
 from pipeline.compare import Members
 from pipeline.compare_tables import Entry, Kind
 from pipeline.decisions import make_decision
+from pipeline.figures import png
 from pipeline.fit import fit
 from pipeline.neighbors import write_neighbors
-from pipeline.plots import plot_front
+from pipeline.plots import draw_front
 from pipeline.predictions import Classifier
 from pipeline.results import evaluate_classifier
 from pipeline.runs import load_run, run_name
@@ -179,7 +180,7 @@ def report(
     shown += extra
     text = "\n".join([f"{title}\n", *(table.markdown() for table in shown)])
     (DOCS / f"{name or catalog}.md").write_text(text, encoding="utf-8")
-    (DOCS / f"{name or catalog}.png").write_bytes(plot_front(lines))
+    (DOCS / f"{name or catalog}.png").write_bytes(png(draw_front(lines)))
     record = {
         "machine": machine(),
         "catalog": catalog,

@@ -20,9 +20,16 @@ from pipeline import references
 from pipeline.compare_tables import Entry
 from pipeline.decisions import make_decision
 from pipeline.device import pick_device
+from pipeline.figures import png, svg
 from pipeline.fit import DEFAULT_RUNTIME, RunResult, fit_all
 from pipeline.fusion import FusionNetwork
-from pipeline.plots import plot_calibration, plot_compare, plot_front, plot_learning
+from pipeline.plots import (
+    draw_calibration,
+    draw_compare,
+    draw_coverage,
+    draw_front,
+    draw_learning,
+)
 from pipeline.predictions import Classifier, Predictions
 from pipeline.results import Result, evaluate_classifier, measured
 from pipeline.runs import load_run, read_history, refuse_unused, without_unused
@@ -230,15 +237,22 @@ def _write(
         "exclude_true": exclude_true,
         "entries": tables.record(lines),
         "runs": {run.name: to_dict(run.metrics) for results in runs.values() for run in results},
+        "seeds": {name: [run.name for run in results] for name, results in runs.items()},
+        "tables": [table.as_dict() for table in shown],
     }
     record = plain_json(record)
+    figures = {
+        name: draw_compare(entries),
+        "front": draw_front(lines),
+        "calibration": draw_calibration(entries),
+        "learning": draw_learning(histories),
+        "coverage": draw_coverage(entries),
+    }
     files = {
         f"report/{name}.md": "\n".join(table.markdown() for table in shown).encode(),
         f"report/{name}.json": (json.dumps(record, indent=2) + "\n").encode(),
-        f"report/{name}.png": plot_compare(entries),
-        "report/front.png": plot_front(lines),
-        "report/calibration.png": plot_calibration(entries),
-        "report/learning.png": plot_learning(histories),
+        **{f"report/{each}.png": png(figure) for each, figure in figures.items()},
+        **{f"report/{each}.svg": svg(figure) for each, figure in figures.items()},
     }
     for file, data in files.items():
         workspace.write(file, data)

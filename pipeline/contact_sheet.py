@@ -6,24 +6,19 @@ cannot be read the card says why.
 N items.
 """
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from jinja2 import Environment
-from PIL import Image
 
-from pipeline.items import PictureFile, RawItem, read_rows
-from pipeline.pictures import PictureError, decode
-from pipeline.progress import Progress
 from pipeline.text_table import TextTable
-from schemas.errors import PipelineError
-from schemas.plan import ItemsSource, Plan
+from pipeline.thumbnails import data_url, read_thumbnails
+from schemas.plan import Plan
 
 _PIXELS = 160
+_FORMAT = "JPEG"
 _QUALITY = 80
 
 
@@ -72,26 +67,31 @@ def contact_sheet(
         sections: shown after.
     """
     rows = sorted({row for section in sections for each in section.sets for row in each})
-    chosen = items.take(pa.array(rows, pa.int64())).to_pylist()
+    chosen = items.take(pa.array(rows, pa.int64()))
     paths = [
         path or name
         for path, name in zip(labels["path"].to_pylist(), labels["name"].to_pylist(), strict=True)
     ]
-    cards: dict[int, _Card] = {}
-    with Progress("clean: pictures of the report", len(rows)) as progress:
-        for item in chosen:
-            raw = _raw_item(plan.items, item["source_file"], item["source_row"])
-            picture, problem = _thumbnail(raw)
-            cards[item["row"]] = _Card(
-                item_id=item["item_id"],
-                title=raw.title or "" if isinstance(raw, RawItem) else "",
-                label=paths[item["label"]],
-                split=item["split"],
-                is_kept=bool(keep[item["row"]]),
-                picture=picture,
-                problem=problem,
-            )
-            progress.update(1)
+    thumbnails = read_thumbnails(
+        plan.items,
+        chosen,
+        pixels=_PIXELS,
+        picture_format=_FORMAT,
+        quality=_QUALITY,
+        what="clean: pictures of the report",
+    )
+    cards = {
+        item["row"]: _Card(
+            item_id=item["item_id"],
+            title=small.title,
+            label=paths[item["label"]],
+            split=item["split"],
+            is_kept=bool(keep[item["row"]]),
+            picture=data_url(small.picture, _FORMAT),
+            problem=small.problem,
+        )
+        for item, small in zip(chosen.to_pylist(), thumbnails, strict=True)
+    }
     shown = [
         (
             section,
@@ -104,31 +104,6 @@ def contact_sheet(
     ]
     template = Environment(autoescape=True).from_string(_PAGE)
     return template.render(tables=tables, sections=shown, pixels=_PIXELS).encode()
-
-
-def _raw_item(source: ItemsSource, file: int, row: int) -> RawItem | str:
-    """Return one item of the catalog, or why it cannot be read."""
-    try:
-        return next(read_rows(source, file, row, row + 1))[0]
-    except (PipelineError, OSError, StopIteration, IndexError) as error:
-        return str(error).split("\n")[0] or "not in the catalog"
-
-
-def _thumbnail(raw: RawItem | str) -> tuple[str, str]:
-    """Return a small JPEG as a data URL, or an empty one and the reason."""
-    if isinstance(raw, str):
-        return "", raw
-    if raw.image is None:
-        return "", raw.image_error or "no picture"
-    try:
-        data = raw.image.read() if isinstance(raw.image, PictureFile) else raw.image
-        picture = decode(data)
-    except (PictureError, OSError) as error:
-        return "", str(error)
-    picture.thumbnail((_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", ""
 
 
 _PAGE = """<!doctype html>

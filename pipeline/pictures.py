@@ -64,15 +64,16 @@ def load(data: bytes, preprocess: Preprocess, *, is_scaled: bool) -> UInt8[np.nd
         raise PictureError(f"cannot be resized: {error}") from error
 
 
-def decode(data: bytes) -> Image.Image:
-    """Decode one picture at its full size.
+def decode(data: bytes, *, least_pixels: int | None = None) -> Image.Image:
+    """Decode one picture.
 
     Args:
         data: the encoded file.
+        least_pixels: of the shorter side, if a smaller picture will do; None for the full size.
     Returns: an upright RGB image with 8 bits a channel.
     Raises: PictureError with the reason: empty, not a picture, truncated, too large.
     """
-    return _decode(data, None)[0]
+    return _decode(data, least_pixels)[0]
 
 
 def _decode(data: bytes, needed: int | None) -> tuple[Image.Image, tuple[float, float]]:

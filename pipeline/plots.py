@@ -1,4 +1,4 @@
-"""Pictures of results, as PNG bytes."""
+"""Pictures of results."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.acceptance import TARGETS
 from pipeline.compare_tables import Entry, Line
 from pipeline.figures import png
 from pipeline.metrics import NUM_BINS, TOP, calibration_table
@@ -15,12 +16,12 @@ from pipeline.results import Result
 _MARKERS = {"approach": "o", "ensemble": "D", "control": "s", "reference": "x"}
 
 
-def plot_compare(entries: Sequence[Entry]) -> bytes:
+def draw_compare(entries: Sequence[Entry]) -> Figure:
     """Draw Table 1 as points, one a seed, and Table 2 as stacked bars, one row an entry."""
     places = np.arange(len(entries))[::-1]
     figure = Figure(figsize=(12, 1.4 + 0.36 * len(entries)), layout="constrained")
     accuracy, in_range = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
-    for metric, color in (("top1", "#1f5fa8"), ("top5", "#d9822b")):
+    for metric, color in (("top1", "#3579c6"), ("top5", "#d9822b")):
         for place, entry in zip(places, entries, strict=True):
             values = [100 * getattr(result.metrics, metric) for result in entry.results]
             accuracy.plot(values, [place] * len(values), "o", color=color, alpha=0.5, ms=5)
@@ -44,10 +45,10 @@ def plot_compare(entries: Sequence[Entry]) -> bytes:
     in_range.set_xlim(0, 118)
     in_range.set_xticks(range(0, 101, 20))
     in_range.set_xlabel("percent of test items")
-    return png(figure)
+    return figure
 
 
-def plot_front(lines: Sequence[Line]) -> bytes:
+def draw_front(lines: Sequence[Line]) -> Figure:
     """Draw top1 and top5 against neighbors@5; who is on the Pareto front is filled."""
     # A reference that is right half as often would squeeze all others into a corner.
     least = 0.85 * max(line.entry.mean("top1") for line in lines)
@@ -73,10 +74,31 @@ def plot_front(lines: Sequence[Line]) -> bytes:
     figure.suptitle(
         "Up and to the right is better; filled, *: on the Pareto front (with severity)", fontsize=10
     )
-    return png(figure)
+    return figure
 
 
-def plot_calibration(entries: Sequence[Entry]) -> bytes:
+def draw_coverage(entries: Sequence[Entry]) -> Figure:
+    """Draw how many items each approach may have accepted, at each target precision."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    axes = figure.subplots()
+    chosen = [entry for entry in entries if entry.kind == "approach"]
+    width = 0.8 / len(chosen)
+    for place, entry in enumerate(chosen):
+        known = [result.acceptance for result in entry.results if result.acceptance]
+        if not known:
+            continue
+        coverage = 100 * np.mean([[a.coverage for a in each] for each in known], axis=0)
+        at = np.arange(len(TARGETS)) + (place - (len(chosen) - 1) / 2) * width
+        axes.bar(at, coverage, width=0.92 * width, label=entry.title)
+    axes.set_xticks(range(len(TARGETS)), [f"{100 * target:.0f}% right" for target in TARGETS])
+    axes.set_ylabel("accepted, percent of test items")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_calibration(entries: Sequence[Entry]) -> Figure:
     """Draw accuracy against confidence of every trained entry, over its seeds together."""
     chosen = [entry for entry in entries if entry.kind == "approach"]
     num_columns = min(5, len(chosen))
@@ -90,7 +112,7 @@ def plot_calibration(entries: Sequence[Entry]) -> bytes:
         axes.set_title(f"{entry.title}\nECE {entry.mean('ece'):.3f}", fontsize=9)
     figure.supxlabel("confidence of the first answer")
     figure.supylabel("share of right answers")
-    return png(figure)
+    return figure
 
 
 def plot_reliability(result: Result, title: str) -> bytes:
@@ -117,12 +139,12 @@ def _reliability(axes: Axes, results: Sequence[Result]) -> None:
     axes.bar(centers, num_items / max(num_items.sum(), 1), width=0.9 / NUM_BINS, color="#c9d7e8")
     axes.plot([0, 1], [0, 1], ":", color="gray")
     x, y = sum_confidence[some] / num_items[some], num_right[some] / num_items[some]
-    axes.plot(x, y, "o-", color="#1f5fa8", ms=4)
+    axes.plot(x, y, "o-", color="#3579c6", ms=4)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
 
 
-def plot_learning(histories: dict[str, list[list[dict[str, float]]]]) -> bytes:
+def draw_learning(histories: dict[str, list[list[dict[str, float]]]]) -> Figure:
     """Draw val metrics over the epochs, mean of the seeds.
 
     Args:
@@ -145,4 +167,4 @@ def plot_learning(histories: dict[str, list[list[dict[str, float]]]]) -> bytes:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return png(figure)
+    return figure

@@ -1,7 +1,7 @@
 """A small table that is printed on the terminal or written as Markdown."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -38,6 +38,15 @@ class TextTable:
             console.print(table)
         if self.note:
             console.print(Text(f"{self.note}\n"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return for JSON."""
+        return {
+            "title": self.title,
+            "columns": list(self.columns),
+            "rows": [list(row) for row in self.rows],
+            "note": self.note,
+        }
 
     def markdown(self) -> str:
         """Return as Markdown."""

@@ -135,6 +135,10 @@ class CleanError(PipelineError, RuntimeError):
     """The table of what to leave out is damaged or stale, or cannot be made."""
 
 
+class ReportError(PipelineError, RuntimeError):
+    """There is nothing to report yet, or it is stale."""
+
+
 class LabelNotFoundError(PipelineError, KeyError):
     """No label has the given name, path or id."""
 
@@ -155,6 +159,10 @@ class FitStoppedError(PipelineError, RuntimeError):
 
 class ExportError(PipelineError, RuntimeError):
     """A model cannot be exported there, or does not say what the network says."""
+
+
+class ServeError(PipelineError, OSError):
+    """The service cannot start: an address is taken, or packages are missing."""
 
 
 class EmbeddingFilesError(PipelineError, ValueError):

@@ -59,7 +59,13 @@ def test_both_tables_say_what_the_runs_measured(workspace: LocalStorage, plan: P
     assert (saved["num_test"], saved["num_seeds"]) == (60, 2)
     assert set(saved["runs"]) == {run.name for results in runs.values() for run in results}
     pictures = [name for name in files if name.endswith(".png")]
-    assert sorted(pictures) == ["calibration.png", "compare.png", "front.png", "learning.png"]
+    figures = ["calibration", "compare", "coverage", "front", "learning"]
+    assert sorted(pictures) == [f"{name}.png" for name in figures]
+    for name in figures:
+        assert files[f"{name}.svg"].read_text().startswith("<svg")
+    assert [tuple(map(tuple, table["rows"])) for table in saved["tables"]] == [
+        table.rows for table in found.tables
+    ]
     for name in pictures:
         with Image.open(files[name]) as image:
             assert image.size[0] > 400
