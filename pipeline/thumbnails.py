@@ -89,8 +89,10 @@ def _raw_items(source: ItemsSource, files: np.ndarray, rows: np.ndarray) -> Iter
         for raw in read_places(source, files, rows):
             yield raw
             num_read += 1
-    except (PipelineError, OSError) as error:
-        reason = getattr(error, "what", None) or str(error)
+    except PipelineError as error:
+        reason = f"{error.what}: {error.where}"
+    except OSError as error:
+        reason = str(error)
     for _ in range(len(rows) - num_read):
         yield reason
 

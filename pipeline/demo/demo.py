@@ -16,6 +16,7 @@ from pipeline.encoder import BUNDLED_MODEL, load_encoder
 from pipeline.neighbors import neighbors_table, write_neighbors
 from pipeline.plan import make_plan
 from pipeline.progress import Progress, duration
+from pipeline.report import write_report
 from schemas.run import FitRuntime
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ CATALOG_SEED = 0
 
 
 def run_demo(workspace: LocalStorage, *, num_items: int = 20_000, device: str = "auto") -> None:
-    """Make a catalog, embed it, build the label graph, fit all five approaches, print both tables.
+    """Make a catalog, embed it, link the labels, fit all five approaches, print and draw what came.
 
     Args:
         workspace: folder to write to; the catalog goes below it.
@@ -59,14 +60,14 @@ def run_demo(workspace: LocalStorage, *, num_items: int = 20_000, device: str = 
     found = compare(workspace, plan, num_seeds=1, runtime=FitRuntime(device=device))
     for table in found.tables[:2]:
         table.print()
-    markdown, _, picture, *_ = found.files
+    page = write_report(workspace)
     option = (
         "" if workspace.root == Path("workspace").resolve() else f" --workspace {workspace.root}"
     )
     print(
         f"Done in {duration(time.monotonic() - started)}.\n"
-        f"  look at: {picture} (the tables as a picture), {markdown} (two more: mistakes,\n"
-        f"           calibration), {catalog / 'images'}\n"
+        f"  look at: {page.path} (tables, figures, categories, mistakes: opens in a browser),\n"
+        f"           {catalog / 'images'}\n"
         f"  curves:  tensorboard --logdir {workspace.root / 'runs'}\n"
         f"  next:    . .venv/bin/activate\n"
         f'           python cli.py neighbors --show "Rain Boots"{option}\n'
