@@ -258,6 +258,9 @@ class DecodePool:
         return "decoder died: its process was killed, twice"
 
 
+_hiding_main = threading.Lock()  # of two pools at a time one would put back the other's stand-in
+
+
 @contextlib.contextmanager
 def _without_main_module() -> Iterator[None]:
     """Hide the main script from processes that start.
@@ -265,12 +268,13 @@ def _without_main_module() -> Iterator[None]:
     A worker would import it first of all: one that imports torch costs each worker 5 seconds and
     700 MB, and one without `if __name__ == "__main__"` would run again.
     """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _hiding_main:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _map_slots(descriptor: int, shape: tuple[int, ...]) -> UInt8[np.ndarray, "slots B H W 3"]:

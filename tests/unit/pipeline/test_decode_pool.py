@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -352,3 +353,27 @@ def test_the_main_script_runs_once_however_many_workers_start(tmp_path: Path) ->
         check=True,
     )
     assert done.stdout.split("\n")[:2] == ["script runs", "40"]
+
+
+def test_two_pools_that_start_workers_at_a_time_leave_the_main_module_in_place() -> None:
+    """The later one put back the earlier one's stand-in, and every process after it failed."""
+    main = sys.modules["__main__"]
+    first_is_in, second_is_in = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with decode_pool._without_main_module():
+            first_is_in.set()
+            second_is_in.wait(0.2)  # in vain, as only one may be in
+
+    def second() -> None:
+        first_is_in.wait(5)
+        with decode_pool._without_main_module():
+            second_is_in.set()
+            one.join(0.5)
+
+    one, other = threading.Thread(target=first), threading.Thread(target=second)
+    one.start()
+    other.start()
+    one.join(5)
+    other.join(5)
+    assert sys.modules["__main__"] is main
