@@ -1249,6 +1249,12 @@ _MEGABYTE = 1_000_000
 )
 @click.option("--max-waiting", default=512, show_default=True, help="Most items in the queue.")
 @click.option(
+    "--lanes",
+    "num_lanes",
+    type=int,
+    help="Batches under way at a time.  [default: 2 where a GPU embeds, else 1]",
+)
+@click.option(
     "--body-seconds", default=20.0, show_default=True, help="In which a body has to arrive."
 )
 @click.option(
