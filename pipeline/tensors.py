@@ -36,9 +36,9 @@ from schemas.plan import Plan
 from schemas.run import FitInputs
 from schemas.tables import SPLITS
 
-# Rows read in one piece when they do not fit memory: 64 kB at D = 512. Of larger blocks a catalog
-# that is sorted by category has so few a label that many labels miss whole windows.
-_BLOCK_ROWS = 64
+# Rows read in one piece when they do not fit memory: 16 kB at D = 512. Of larger blocks a catalog
+# that is sorted by category has so few a label that windows differ in their labels (docs/fit.md).
+_BLOCK_ROWS = 16
 _LEFT_OUT = -1  # in no split
 
 
