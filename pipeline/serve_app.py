@@ -256,6 +256,10 @@ class _Observed:
 
         try:
             await self._app(scope, receive, watched)
+        except asyncio.CancelledError:
+            if not self._service.limits.is_stopping:
+                raise
+            # Cut off at the end of the grace, while it read what nobody needs: no cause for alarm.
         except Exception:
             logger.exception("a request failed; its client got status %d", status)
         finally:

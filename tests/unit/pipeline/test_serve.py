@@ -1,11 +1,11 @@
 """The service's answers: the same as predict's, and one clear error for each odd request."""
 
+import asyncio
 import base64
 import json
 import re
 import socket
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,15 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 
-import cli
 from cache.storage import LocalStorage
-from pipeline.items import find_items
+from pipeline.items import RawItem, find_items
 from pipeline.predict import predict_items
-from pipeline.serve import listen
-from pipeline.serve_model import Shelves
-from schemas.errors import ConfigError, ServeError
+from pipeline.serve_app import Service, make_app
+from pipeline.serve_batches import Batches
+from pipeline.serve_model import Said, Shelves
 from schemas.serve import MAX_ITEMS, ServeConfig
 from tests.corpus import picture_corpus, title_corpus
-from tests.fakes import picture_bytes
 from tests.serving import NUM_ITEMS, PICTURES, TITLES, Served, Shop, make_shop, served
 
 CORPUS = picture_corpus()
@@ -330,44 +327,38 @@ def test_health_and_readiness_are_two_things(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == {"status": "ready"}
 
 
-def test_options_that_cannot_be_are_refused() -> None:
-    """Before anything is loaded."""
-    for wrong in (
-        {"max_waiting": 3},
-        {"max_body_bytes": 0},
-        {"max_bytes_under_way": 5},
-        {"port": 70_000},
-        {"port": -1},
-        {"num_lanes": 0},
-        {"deadline_seconds": float("nan")},
-    ):
-        with pytest.raises(ConfigError) as caught:
-            ServeConfig(**wrong)
-        assert next(iter(wrong)) in caught.value.what
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(ServeError) as refused:
-            listen(ServeConfig(port=taken.getsockname()[1]))
-        assert refused.value.where == "--host, --port"
-        with pytest.raises(ServeError):
-            listen(ServeConfig(host="no.such.host.invalid", port=0))
-    with listen(ServeConfig(port=0)) as free:
-        assert free.getsockname()[1]
-
-
-def test_without_its_packages_the_command_says_how_to_get_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_mistake_of_ours_is_logged_and_not_shown(
+    shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are optional: all else works without them."""
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    done = CliRunner().invoke(cli.main, ["serve", "a1", "--workspace", str(tmp_path)])
-    assert done.exit_code == 1
-    assert "pip install -r requirements-serve.txt -c constraints.txt" in done.output
+    """A client gets 500 as JSON without a stack trace; the log has it."""
+
+    def broken(items: list[RawItem]) -> list[Said]:
+        raise ZeroDivisionError(f"secret /path/of/ours, {len(items)} items")
+
+    async def run() -> httpx.Response:
+        def batches(report: Callable[[int], None]) -> Batches[RawItem, Said]:
+            numbers = {"batch_size": 4, "wait_seconds": 0.001, "max_waiting": 9}
+            return Batches([broken], report=report, **numbers)
+
+        shelves = Shelves(shop.model()[0], shop.workspace)
+        service = Service(shelves, batches, ServeConfig(), {"runs": []})
+        transport = httpx.ASGITransport(make_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            response = await client.post("/v1/predict", json={"title": "a"})
+        assert service.batches.close(10)
+        return response
+
+    response = asyncio.run(run())
+    assert "mistake of the service" in error_of(response, 500)
+    assert "secret" not in response.text
+    assert "secret" in caplog.text
 
 
 def test_answers_below_the_threshold_are_withheld(shop: Shop) -> None:
     """As `predict` does; the page and programs see the threshold."""
+    options = ["--min-precision", "0.05", "--decision", "crm", "--calibrate"]
     with (
-        served(shop, "--min-precision", "0.05", "--decision", "crm", "--calibrate") as strict,
+        served(shop, *options, "--lanes", "2") as strict,
         httpx.Client(base_url=strict.address) as client,
     ):
         found = client.post("/v1/predict", json={"title": "thing 1"}).json()
@@ -375,4 +366,13 @@ def test_answers_below_the_threshold_are_withheld(shop: Shop) -> None:
         (answer,) = found["items"]
         is_below = answer["top"][0]["probability"] < found["threshold"]
         assert answer["abstains"] == is_below == (answer["label_id"] is None)
-        assert client.post("/v1/predict", files={"image": picture_bytes()}).status_code == 200
+        with ThreadPoolExecutor(8) as pool:  # both lanes
+            asked = [{"image": picture} for picture in PICTURES if picture] * 2
+            answers = [
+                each.json()["items"]
+                for each in pool.map(lambda files: client.post("/v1/predict", files=files), asked)
+            ]
+        for one, other in zip(answers, answers[len(answers) // 2 :], strict=False):
+            assert [each["label_id"] for each in one[0]["top"]] == [
+                each["label_id"] for each in other[0]["top"]
+            ]
