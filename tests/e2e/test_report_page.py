@@ -7,21 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from pipeline.demo.catalog import write_catalog
+from tests.browser import browser, needs_chromium, violations
+
+__all__ = ["browser"]  # a fixture
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = Path("/usr/bin/chromium")
 NUM_ITEMS = 700
 
-pytestmark = [
-    pytest.mark.skipif(
-        not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}: apt-get install chromium"
-    ),
-    pytest.mark.timeout(300),
-]
+pytestmark = [needs_chromium, pytest.mark.timeout(300)]
 
 
 def cli(*arguments: str) -> None:
@@ -50,15 +46,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cli("compare", "--approaches", "1,4", "--seeds", "1", "--epochs", "3", *workspace)
     cli("report", *workspace)
     return folder / "workspace" / "report" / "index.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # Without its sandbox, which a container's root cannot have.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=str)
@@ -153,15 +140,9 @@ def test_there_is_no_serious_accessibility_fault(page: Page) -> None:
     """By axe-core, with a category and the dialog open."""
     page.get_by_label("Search by name or path").fill("boots")
     page.locator("#category-results button").first.click()
-    faults = Axe().run(page).response["violations"]
+    assert violations(page) == []
     page.locator("#far > li button").first.click()
-    faults += Axe().run(page).response["violations"]
-    serious = [
-        (fault["id"], [node["html"][:200] for node in fault["nodes"][:3]])
-        for fault in faults
-        if fault["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    assert violations(page) == []
 
 
 def test_nothing_is_wider_than_the_screen(page: Page) -> None:

@@ -1,27 +1,22 @@
-"""The service's page in a real browser: Debian's Chromium, driven over its own protocol.
-
-axe-core (assets/axe.min.js, MPL-2.0, unchanged) looks for what keeps people from using it.
-"""
+"""The service's page in a real browser."""
 
 import base64
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Route, expect
 
+from tests.browser import browser, needs_chromium, violations
 from tests.fakes import picture_bytes
 from tests.serving import Served, make_shop, served
 
-CHROMIUM = "/usr/bin/chromium"
-AXE = Path(__file__).parent / "assets" / "axe.min.js"
+__all__ = ["browser"]  # a fixture
+
 LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 
-pytestmark = pytest.mark.skipif(
-    not os.access(CHROMIUM, os.X_OK), reason="no Chromium here: apt-get install chromium"
-)
+pytestmark = needs_chromium
 
 DROP = """([base64, name]) => {
   const bytes = Uint8Array.from(atob(base64), (each) => each.charCodeAt(0));
@@ -38,14 +33,6 @@ DROP = """([base64, name]) => {
 def service(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iterator[Served]:
     with served(make_shop(tmp_path_factory.mktemp("shop"), small_model)) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 class Visit:
@@ -88,17 +75,6 @@ def ask(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#shelves > li")).to_have_count(5)
     expect(page.locator(".neighbors")).to_have_count(5)
-
-
-def violations(page: Page) -> list[str]:
-    """Return what axe finds serious or critical, with the elements."""
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document)")
-    return [
-        f"{each['id']}: {[node['html'] for node in each['nodes'][:3]]}"
-        for each in found["violations"]
-        if each["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)
