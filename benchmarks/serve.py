@@ -2,8 +2,9 @@
 
 Trains a run on a made-up catalog, lets `python cli.py predict` answer it as a table, then starts
 `python cli.py serve` and sends the same items one a request over kept connections, from this
-process. Prints both sides and their ratio, and once more for a service whose batches are of one
-item; appends all to benchmarks/results/serve.json. Client and service share the machine's cores.
+process. Prints both sides and their ratio, once more for 16 items a request, and for a service
+whose batches are of one item; appends all to benchmarks/results/serve.json. Client and service
+share the machine's cores.
 
     python benchmarks/serve.py [--models ViT-B-32,shelfwise-tiny] [--items 192,1000] [--size 500]
 
@@ -12,6 +13,7 @@ About 10 minutes on 2 cores; 4 for 192 items of ViT-B-32 alone.
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import json
 import re
@@ -32,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 RUN = "a1"
 CLIENTS = (1, 8, 64)
 _SERIAL_SHARE = 4  # one client sends only every so many items
+_TOGETHER = 16  # items a request
 
 
 def main() -> None:
@@ -60,7 +63,12 @@ def measure(folder: Path, model: str, num_items: int, size: int) -> dict[str, An
     call("embed", "--all", *place)
     call("neighbors", *place)
     call("fit", "--approach", "1", "--epochs", "2", *place)
-    requests = [request(path) for path in sorted(files.glob("*.jpg"))]
+    pictures = sorted(files.glob("*.jpg"))
+    requests = [request(path) for path in pictures]
+    together = [
+        json_request(pictures[start : start + _TOGETHER])
+        for start in range(0, len(pictures), _TOGETHER)
+    ]
     table = [*catalog[:2], "--out", str(folder / "answers.parquet"), "--json", *place]
     rates = [predicted(table) for _ in range(2)]
     sides = {}
@@ -69,6 +77,10 @@ def measure(folder: Path, model: str, num_items: int, size: int) -> dict[str, An
             for num_clients in CLIENTS:
                 sent = requests[:: _SERIAL_SHARE if num_clients == 1 else 1]
                 sides[f"{name}, {num_clients}"] = load(address, sent, num_clients)
+            if not batch:
+                found = load(address, together, 8)
+                found["items_per_second"] *= len(pictures) / len(together)
+                sides[f"{name}, 8 of {_TOGETHER} items"] = found
     rates.append(predicted(table))
     return report(model, num_items, size, max(rates), sides)
 
@@ -120,6 +132,23 @@ def request(picture: Path) -> bytes:
     headers = (
         f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         f"Content-Type: multipart/form-data; boundary={edge}\r\n\r\n"
+    )
+    return headers.encode() + body
+
+
+def json_request(pictures: list[Path]) -> bytes:
+    """Return the bytes of a request for several items."""
+    items = [
+        {
+            "title": picture.with_suffix(".txt").read_text(),
+            "image": base64.b64encode(picture.read_bytes()).decode(),
+        }
+        for picture in pictures
+    ]
+    body = json.dumps({"items": items}).encode()
+    headers = (
+        f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        "Content-Type: application/json\r\n\r\n"
     )
     return headers.encode() + body
 

@@ -93,6 +93,8 @@ def _raw_items(source: ItemsSource, files: np.ndarray, rows: np.ndarray) -> Iter
         reason = f"{error.what}: {error.where}"
     except OSError as error:
         reason = str(error)
+    except IndexError:  # of a plan that names no file
+        reason = "not in a catalog"
     for _ in range(len(rows) - num_read):
         yield reason
 
