@@ -29,7 +29,7 @@ check: $(READY)  ## format, lint, types, unit and property tests
 	$(BIN)/python -m pytest tests/unit tests/property -m 'not slow' $(PARALLEL)
 
 e2e: $(READY)  ## the README's commands on a small catalog
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest tests/e2e $(PARALLEL)
 
 faults: $(READY)  ## kill the cache's writer before and after its every step
 	$(BIN)/python -m pytest tests/unit -m slow

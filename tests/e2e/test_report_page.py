@@ -1,33 +1,27 @@
 """The report in a real browser: opened from disk, used as a person does."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from playwright.sync_api import Browser, Page
 
+import cli
 from pipeline.demo.catalog import write_catalog
 from tests.browser import browser, needs_chromium, violations
 
 __all__ = ["browser"]  # a fixture
 
-ROOT = Path(__file__).parents[2]
 NUM_ITEMS = 700
 
 pytestmark = [needs_chromium, pytest.mark.timeout(300)]
 
 
-def cli(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def run(*arguments: str) -> None:
+    done = CliRunner().invoke(cli.main, arguments)
+    assert done.exit_code == 0, done.output
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +34,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--items", str(folder / "catalog" / "items.parquet")),
         *("--labels", str(folder / "catalog" / "labels.csv")),
     ]
-    cli("plan", *catalog, "--model", "shelfwise-tiny", "--label-text", "path", *workspace)
-    cli("embed", "--all", *workspace)
-    cli("neighbors", *workspace)
-    cli("compare", "--approaches", "1,4", "--seeds", "1", "--epochs", "3", *workspace)
-    cli("report", *workspace)
+    run("plan", *catalog, "--model", "shelfwise-tiny", "--label-text", "path", *workspace)
+    run("embed", "--all", *workspace)
+    run("neighbors", *workspace)
+    run("compare", "--approaches", "1,4", "--seeds", "1", "--epochs", "3", *workspace)
+    run("report", *workspace)
     return folder / "workspace" / "report" / "index.html"
 
 
