@@ -7,6 +7,7 @@ on the baseline) and references: what a user would pick instead.
 T test items.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -227,7 +228,7 @@ def _write(
     note += f" of {num_seeds} seed{'s' if num_seeds > 1 else ''}"
     if exclude_true:
         note += "; neighbors@5 without the true label"
-    name = "compare-exclude-true" if exclude_true else "compare"
+    suffix = "-exclude-true" if exclude_true else ""
     lines = tables.compared(entries)
     makers = (tables.table1, tables.table2, tables.table3, tables.table4)
     shown = tuple(make(lines, note) for make in makers)
@@ -242,17 +243,20 @@ def _write(
     }
     record = plain_json(record)
     figures = {
-        name: draw_compare(entries),
+        "compare": draw_compare(entries),
         "front": draw_front(lines),
         "calibration": draw_calibration(entries),
         "learning": draw_learning(histories),
         "coverage": draw_coverage(entries),
     }
+    pngs = {each: png(figure) for each, figure in figures.items()}
+    svgs = {each: svg(figure) for each, figure in figures.items()}
+    record["figures"] = {each: hashlib.sha256(data).hexdigest() for each, data in svgs.items()}
     files = {
-        f"report/{name}.md": "\n".join(table.markdown() for table in shown).encode(),
-        f"report/{name}.json": (json.dumps(record, indent=2) + "\n").encode(),
-        **{f"report/{each}.png": png(figure) for each, figure in figures.items()},
-        **{f"report/{each}.svg": svg(figure) for each, figure in figures.items()},
+        f"report/compare{suffix}.md": "\n".join(table.markdown() for table in shown).encode(),
+        f"report/compare{suffix}.json": (json.dumps(record, indent=2) + "\n").encode(),
+        **{f"report/{each}{suffix}.png": data for each, data in pngs.items()},
+        **{f"report/{each}{suffix}.svg": data for each, data in svgs.items()},
     }
     for file, data in files.items():
         workspace.write(file, data)

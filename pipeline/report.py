@@ -5,9 +5,11 @@ graph, the catalog's pictures and what `clean` found; writes one page that opens
 everything in it. No network runs. Cost: reading and shrinking a picture for each mistake shown.
 """
 
+import hashlib
 import json
 import logging
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,7 @@ _RUN_COMPARE = "run `python cli.py compare` again"
 _PIXELS = 128
 _FORMAT, _QUALITY = "WEBP", 55
 _MOST_MISTAKES = 4000
+_MOST_TITLE_CHARS = 300
 _MOST_PICTURE_BYTES = 8_000_000  # a third more in the page, which is to stay below 15 MB
 
 
@@ -151,7 +154,7 @@ def write_report(workspace: Storage, *, most_mistakes: int = _MOST_MISTAKES) -> 
     gallery = {
         **mistakes(shown, places, graph, taxonomy),
         "id": items["item_id"].take(pa.array(shown[0].rows[places])).to_pylist(),
-        "title": [each.title for each in thumbnails],
+        "title": [textwrap.shorten(each.title, _MOST_TITLE_CHARS) for each in thumbnails],
         "problem": [each.problem for each in thumbnails],
         "picture": [data_url(each, _FORMAT) for each in pictures],
     }
@@ -164,7 +167,7 @@ def write_report(workspace: Storage, *, most_mistakes: int = _MOST_MISTAKES) -> 
     }
     page = _render(
         compared=compared,
-        figures=[(figure, _figure(workspace, figure)) for figure in FIGURES],
+        figures=[(figure, _figure(workspace, figure, compared)) for figure in FIGURES],
         data_tables=_data_tables(workspace, plan, cache, items, made_from),
         data=data,
         num_mistakes=num_mistakes,
@@ -183,8 +186,10 @@ def _read_compared(workspace: Storage) -> dict[str, Any]:
     where = workspace.where(COMPARED)
     try:
         compared = json.loads(workspace.read(COMPARED))
-        for name in ("tables", "seeds", "runs"):
+        for name in ("tables", "seeds", "runs", "figures", "num_test", "num_seeds"):
             compared[name]
+        trained = [each for each in compared["entries"] if each["kind"] == "approach"]
+        is_whole = len(trained) == len(compared["seeds"]) > 0
     except FileNotFoundError as error:
         raise ReportError(
             "nothing was compared yet", where=where, fix="run `python cli.py compare`"
@@ -195,6 +200,12 @@ def _read_compared(workspace: Storage) -> dict[str, Any]:
             where=where,
             fix=_RUN_COMPARE,
         ) from error
+    if not is_whole:
+        raise ReportError(
+            f"compare's result has {len(trained)} approaches, and runs of {len(compared['seeds'])}",
+            where=where,
+            fix=_RUN_COMPARE,
+        )
     found: dict[str, Any] = compared
     return found
 
@@ -228,8 +239,16 @@ def _kept(
     """Return which items the compared runs went by."""
     first = next(iter(compared["seeds"].values()))[0]
     inputs = run_folder(workspace, first).record().inputs
-    kept = read_clean(workspace, made_from, num_rows) if inputs.clean_sha256 else None
-    return np.ones(num_rows, bool) if kept is None else kept.keep
+    if not inputs.clean_sha256:
+        return np.ones(num_rows, bool)
+    kept = read_clean(workspace, made_from, num_rows)
+    if kept is None or kept.sha256 != inputs.clean_sha256:
+        raise ReportError(
+            "what clean left out is not what the compared runs went by",
+            where=workspace.where(CLEAN_TABLE),
+            fix=_RUN_COMPARE,
+        )
+    return kept.keep
 
 
 def _within_budget(thumbnails: Sequence[Thumbnail]) -> list[bytes]:
@@ -246,7 +265,7 @@ def _within_budget(thumbnails: Sequence[Thumbnail]) -> list[bytes]:
     return [each.picture if ok else b"" for each, ok in zip(thumbnails, is_in, strict=True)]
 
 
-def _figure(workspace: Storage, figure: Figure) -> str:
+def _figure(workspace: Storage, figure: Figure, compared: dict[str, Any]) -> str:
     """Return a figure as SVG whose ids are unlike those of the others."""
     try:
         text = workspace.read(f"report/{figure.name}.svg").decode()
@@ -256,6 +275,12 @@ def _figure(workspace: Storage, figure: Figure) -> str:
             where=workspace.where(f"report/{figure.name}.svg"),
             fix=_RUN_COMPARE,
         ) from error
+    if hashlib.sha256(text.encode()).hexdigest() != compared["figures"][figure.name]:
+        raise ReportError(
+            "a figure is not the one that was drawn beside compare's tables",
+            where=workspace.where(f"report/{figure.name}.svg"),
+            fix=_RUN_COMPARE,
+        )
     text = re.sub(r'\bid="', f'id="{figure.name}-', text)
     return re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{figure.name}-", text)
 
@@ -286,8 +311,8 @@ def _data_tables(
                 )
                 for name, is_in in counted
             ),
-            note=f"{plan.num_labels:,} labels; encoder {plan.encoder.model} "
-            f"{plan.encoder.pretrained}; {plan.num_shards:,} shards",
+            note=f"{plan.num_labels:,} labels; encoder "
+            f"{' '.join(filter(None, (plan.encoder.model, plan.encoder.pretrained)))}",
         ),
         _bad_rows(cache),
     ]

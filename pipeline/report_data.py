@@ -119,7 +119,7 @@ def _under(
     graph: NeighborGraph,
     taxonomy: Taxonomy | None,
 ) -> dict[str, Any]:
-    """Return right answers, answers, and what each label is most often taken for."""
+    """Return counts of right answers, of answers, of none, and what labels are taken for."""
     answers = run.answers
     has_answer = answers.confidence > -np.inf
     table = confusions_table(run.labels, answers, graph, taxonomy, names)
@@ -133,6 +133,7 @@ def _under(
     return {
         "right": np.bincount(run.labels[answers.is_right], minlength=num_classes).tolist(),
         "answers": np.bincount(answers.label[has_answer], minlength=num_classes).tolist(),
+        "unanswered": np.bincount(run.labels[~has_answer], minlength=num_classes).tolist(),
         "confused": taken_for,
     }
 

@@ -32,6 +32,7 @@ _HEADER_SECONDS = 15.0
 _LEAST_STOP_SECONDS = 0.5  # in which load balancers and kept connections hear of it
 _LAST_SECONDS = 2.0  # for answers on their way out
 _MAX_FILES = 65536
+_BACKLOG = 2048  # connections that wait to be taken; before the service is ready too
 _READ_BYTES = 65536
 
 
@@ -47,6 +48,7 @@ def listen(config: ServeConfig) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
+            listener.listen(_BACKLOG)  # two may be bound to a port, and only one may listen
         except OSError:
             listener.close()
             raise
@@ -139,8 +141,9 @@ async def _until_stopped(service: Service, listener: socket.socket, config: Serv
     running = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not running.done():
         await asyncio.sleep(0.01)
-    service.is_ready = True
-    logger.info("ready: %s", address, extra=event("serve_ready", address=address))
+    if server.started:
+        service.is_ready = True
+        logger.info("ready: %s", address, extra=event("serve_ready", address=address))
     stopping = asyncio.create_task(stopped.wait())
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     await _finish(service, config)

@@ -121,6 +121,7 @@ def make_app(service: Service) -> ASGIApp:
         version="1",
         docs_url=None,  # these two pages load scripts from other hosts
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the host that the client named
     )
     app.add_exception_handler(RequestError, refuse)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -194,6 +195,9 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise RequestError(503, f"the service is {state}", fix="send requests elsewhere")
         return {"status": "ready"}
 
+    for path, answer in (("/healthz", healthz), ("/readyz", readyz)):  # as some probes ask
+        app.add_api_route(path, answer, include_in_schema=False, methods=["HEAD"])
+
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Give counters in Prometheus' text form."""
@@ -204,7 +208,7 @@ def _add_page(app: FastAPI) -> None:
     for route, (name, media_type) in _FILES.items():
         content = (_PAGES / name).read_bytes()
         answer = _page(content, media_type)
-        app.add_api_route(route, answer, include_in_schema=False, methods=["GET"])
+        app.add_api_route(route, answer, include_in_schema=False, methods=["GET", "HEAD"])
 
 
 def _page(content: bytes, media_type: str) -> Callable[[], Any]:

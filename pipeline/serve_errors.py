@@ -48,7 +48,9 @@ class Refusal(JSONResponse):
             error: what it says.
             can_drain: whether to read the rest of the body.
         """
-        content = {"error": {"what": error.what, "fix": error.fix}}
+        # A name may quote half a surrogate pair, which is no UTF-8.
+        what = error.what.encode("utf-8", "backslashreplace").decode()
+        content = {"error": {"what": what, "fix": error.fix}}
         super().__init__(content, error.status, error.headers)
         self._can_drain = can_drain
 

@@ -19,6 +19,10 @@ from schemas.serve import MAX_ITEMS
 FORM, JSON = "multipart/form-data", "application/json"
 _NOT_GIVEN = "not given"
 _NAMES = ("image", "title")
+# What begins a value: millions of tiny ones would cost gigabytes, and seconds of the interpreter's
+# lock. Titles have some of these bytes too.
+_STRUCTURE = (b"[", b"{", b",")
+_MOST_STRUCTURE = 100_000
 _FORM_FIX = "send a form with the file `image`, the text `title`, or both"
 _JSON_FIX = 'send {"items": [{"image": "<base64>", "title": "..."}]}; one of both may be left out'
 
@@ -46,8 +50,10 @@ def parse(body: bytes, content_type: str) -> list[RawItem]:
     """
     if check_type(content_type) == FORM:
         return [_item(_form(body, content_type), place="", fix=_FORM_FIX)]
+    if sum(map(body.count, _STRUCTURE)) > _MOST_STRUCTURE:
+        raise RequestError(422, "far too many values for items", fix=_JSON_FIX)
     try:
-        content = json.loads(body)
+        content = json.loads(body, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise RequestError(422, f"not JSON: {reason[:200]}", fix=_JSON_FIX) from error
@@ -63,6 +69,13 @@ def parse(body: bytes, content_type: str) -> list[RawItem]:
         _item(_fields(each, place), place=place, fix=_JSON_FIX)
         for each, place in zip(items, places, strict=True)
     ]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice in one object")
+    return found
 
 
 def _item(given: dict[str, bytes | None], *, place: str, fix: str) -> RawItem:

@@ -8,9 +8,12 @@ n items.
 
 import base64
 import io
+import itertools
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +25,8 @@ from pipeline.pictures import PictureError, decode
 from pipeline.progress import Progress
 from schemas.errors import PipelineError
 from schemas.plan import ItemsSource
+
+logger = logging.getLogger(__name__)
 
 _NUM_THREADS = 2
 
@@ -81,20 +86,31 @@ def data_url(picture: bytes, picture_format: str) -> str:
 
 
 def _raw_items(source: ItemsSource, files: np.ndarray, rows: np.ndarray) -> Iterator[RawItem | str]:
-    """Yield items out of the catalog; after the first that cannot be read, why it cannot."""
+    """Yield items out of the catalog, file by file; where one cannot be read, why it cannot."""
+    borders = np.flatnonzero(np.diff(files, prepend=-1)).tolist()
+    for start, stop in itertools.pairwise([*borders, len(files)]):
+        yield from _of_one_file(source, files[start:stop], rows[start:stop])
+
+
+def _of_one_file(
+    source: ItemsSource, files: np.ndarray, rows: np.ndarray
+) -> Iterator[RawItem | str]:
+    """Yield items of one file; after the first that cannot be read, the reason."""
     num_read = 0
     reason = "not in the catalog any more"
     try:
-        check_unchanged(source, np.unique(files).tolist())
+        check_unchanged(source, files[:1].tolist())
         for raw in read_places(source, files, rows):
             yield raw
             num_read += 1
     except PipelineError as error:
-        reason = f"{error.what}: {error.where}"
+        reason = f"{error.what}: {Path(error.where).name}"
     except OSError as error:
-        reason = str(error)
+        reason = error.strerror or str(error)
     except IndexError:  # of a plan that names no file
         reason = "not in a catalog"
+    if num_read < len(rows):
+        logger.warning("%d items are shown without pictures: %s", len(rows) - num_read, reason)
     for _ in range(len(rows) - num_read):
         yield reason
 
@@ -108,8 +124,10 @@ def _thumbnail(raw: RawItem | str, pixels: int, picture_format: str, quality: in
     try:
         data = raw.image.read() if isinstance(raw.image, PictureFile) else raw.image
         picture = decode(data, least_pixels=pixels)
-    except (PictureError, OSError) as error:
+    except PictureError as error:
         return Thumbnail(title=title, picture=b"", problem=str(error))
+    except OSError as error:  # whose text names the path on this machine
+        return Thumbnail(title=title, picture=b"", problem=error.strerror or "cannot be read")
     picture.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
     picture.save(buffer, picture_format, quality=quality)
     return Thumbnail(title=title, picture=buffer.getvalue(), problem="")

@@ -11,7 +11,9 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -133,7 +135,10 @@ class Trainer:
         # Of the epoch under way: focal loss and KL, or loss of the bits, summed over its items.
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.recent: list[Float[Tensor, 2]] = []
-        self.can_record = is_cuda and ranks.size == 1 and runtime.accumulate == 1
+        # Online targets choose rows by what they hold, and are other ones in each epoch.
+        self.can_record = (
+            is_cuda and ranks.size == 1 and runtime.accumulate == 1 and not self.approach.is_online
+        )
         self.recorded: tuple[StepGraph, TargetTensors] | None = None
         self.num_plain_steps = 0
         self.mark = self.saved = 0.0
@@ -148,6 +153,7 @@ class Trainer:
         """
         config = self.config
         with (
+            _current(self.data.device),
             Journal(folder if self.ranks.is_first else None) as journal,
             Progress(
                 f"fit {run_name(config)}",
@@ -381,8 +387,9 @@ class Trainer:
             group["capturable"] = True
         try:
             self.recorded = StepGraph(step, part.batch, self.noise.generator), self.targets
-        except torch.OutOfMemoryError:
-            logger.info("there is no memory to record a step: each is launched by itself")
+        except RuntimeError as error:  # of memory, or of something that cannot be recorded
+            reason = " ".join(str(error).split())[:200]
+            logger.warning("steps are launched kernel by kernel, which is slower: %s", reason)
             self.can_record = False
             return None
         finally:
@@ -479,6 +486,7 @@ class Trainer:
         """Say which parts of a batch would fit what is free now."""
         config, device = self.config, self.data.device
         self.optimizer.zero_grad(set_to_none=True)
+        self.recorded = None
         if device.type == "cuda":
             torch.cuda.empty_cache()
         widths = 4 * self.data.num_classes + 8 * config.hidden_dim * config.num_hidden
@@ -534,6 +542,11 @@ def _codes(record: RunRecord, data: FitData) -> Bool[Tensor, "C Q"] | None:
     if approach.is_shuffled:
         codes = codes.shuffled(config.seed)
     return torch.from_numpy(codes.bits)
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one: graphs and kernels go to that, whatever their tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

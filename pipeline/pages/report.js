@@ -81,7 +81,7 @@ function numbersTable(label) {
   return region;
 }
 
-function showCategory(label) {
+function showCategory(label, { takesFocus = true } = {}) {
   openLabel = label;
   const similar = categories.neighbors[label].slice(0, MOST_NEIGHBORS).map((other, i) => {
     const similarity = categories.similarities[label][i] / 1000;
@@ -89,8 +89,14 @@ function showCategory(label) {
       element("span", {}, similarity.toFixed(3)));
   });
   const items = categories.items[label];
-  const confused = (categories.runs[categoryRun()].confused[label] ?? []).map(([other, times]) =>
-    element("li", { share: times / items }, labelButton(other), element("span", {}, `${count(times)} of ${count(items)}`)));
+  const run = categories.runs[categoryRun()];
+  const timesOf = (times) => element("span", {}, `${count(times)} of ${count(items)}`);
+  const confused = (run.confused[label] ?? []).map(([other, times]) =>
+    element("li", { share: times / items }, labelButton(other), timesOf(times)));
+  if (run.unanswered[label]) {
+    const share = run.unanswered[label] / items;
+    confused.push(element("li", { share }, element("span", {}, "no answer"), timesOf(run.unanswered[label])));
+  }
   const title = element("h3", { tabIndex: -1 }, shelf(label));
   byId("category").replaceChildren(
     title,
@@ -106,7 +112,7 @@ function showCategory(label) {
           : element("p", {}, "It has none."))),
   );
   byId("category").hidden = false;
-  title.focus();
+  if (takesFocus) title.focus();
 }
 
 function errorBar(name, items, right, button = null) {
@@ -134,20 +140,38 @@ function makeTree(run) {
   return root;
 }
 
-function treeItems(node) {
+const openBranches = new Set();
+
+function leaf(label, name) {
+  const button = labelButton(label);
+  button.textContent = name;
+  const items = categories.items[label], right = categories.runs[categoryRun()].right[label];
+  return element("li", {}, errorBar(name, items, right, button));
+}
+
+function treeItems(node, above = "") {
   const children = [...node.children.values()];
   children.sort((a, b) => (b.items - b.right) - (a.items - a.right) || a.name.localeCompare(b.name));
   return children.map((child) => {
-    const button = child.label === null ? null : labelButton(child.label);
-    if (button) button.textContent = child.name;
-    const bar = errorBar(child.name, child.items, child.right, button);
-    if (!child.children.size) return element("li", {}, bar);
+    if (!child.children.size) return leaf(child.label, child.name);
+    const key = `${above} > ${child.name}`;
     const below = element("ul");
     const details = element("details", {}, element("summary", {},
       errorBar(child.name, child.items, child.right)), below);
+    const fill = () => {
+      // A category may have others below it.
+      if (child.label !== null) below.append(leaf(child.label, child.name));
+      below.append(...treeItems(child, key));
+    };
     details.addEventListener("toggle", () => {
-      if (details.open && !below.children.length) below.append(...treeItems(child));
+      if (details.open) openBranches.add(key);
+      else openBranches.delete(key);
+      if (details.open && !below.children.length) fill();
     });
+    if (openBranches.has(key)) {
+      fill();
+      details.open = true;
+    }
     return element("li", {}, details);
   });
 }
@@ -265,8 +289,8 @@ function showSide(side) {
 function showPair(item) {
   pairItem = item;
   byId("pair-title").textContent = title(item);
-  byId("pair-item").replaceChildren(picture(item), element("p", {},
-    `It is ${shelf(mistakes.label[item])}. Item ${mistakes.id[item]}.`));
+  byId("pair-item").replaceChildren(picture(item), element("p", {}, "It is ",
+    element("bdi", {}, shelf(mistakes.label[item])), ". Item ", element("bdi", {}, mistakes.id[item]), "."));
   const run = Number(filters.run.value);
   byId("pair-left").value = String(run);
   byId("pair-right").value = String(run === 0 ? approaches.length - 1 : 0);
@@ -286,7 +310,7 @@ showMistakes();
 byId("category-search").addEventListener("input", search);
 byId("category-run").addEventListener("change", () => {
   showTree();
-  if (openLabel !== null) showCategory(openLabel);
+  if (openLabel !== null) showCategory(openLabel, { takesFocus: false });
 });
 filters.addEventListener("input", showMistakes);
 filters.addEventListener("submit", (event) => event.preventDefault());

@@ -46,6 +46,7 @@ async function ask(event) {
   event.preventDefault();
   const title = $("title").value;
   if (!picture && !title.trim()) {
+    $("result").hidden = true;
     say("Give a picture or a title first.", true);
     $("title").focus();
     return;

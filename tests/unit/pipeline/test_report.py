@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -21,14 +22,19 @@ from cache.storage import LocalStorage
 from pipeline import report as report_module
 from pipeline.clean import clean
 from pipeline.compare import compare
+from pipeline.items import find_items
 from pipeline.label_graph import read_graph
 from pipeline.neighbors import write_neighbors
 from pipeline.report import write_report
-from pipeline.report_data import ShownRun, choose_mistakes
+from pipeline.report_data import ShownRun, categories, choose_mistakes
 from pipeline.taxonomy import Taxonomy
+from pipeline.thumbnails import read_thumbnails
 from schemas.clean import CleanConfig
 from schemas.errors import NeighborsError, ReportError
+from schemas.graph import NeighborGraph
+from schemas.plan import ItemsSource
 from schemas.run import FitConfig
+from schemas.tables import ITEMS
 from tests.fakes import CPU, picture_bytes
 from tests.unit.pipeline.test_embed import planned, run
 
@@ -254,7 +260,9 @@ def test_more_mistakes_than_are_shown_are_taken_evenly() -> None:
         ("missing", ("nothing was compared yet", "run `python cli.py compare`")),
         ("damaged", ("cannot be read", "run `python cli.py compare` again")),
         ("older", ("older version: 'tables'", "run `python cli.py compare` again")),
+        ("no run", ("has 2 approaches, and runs of 0", "run `python cli.py compare` again")),
         ("no figure", ("a figure of compare is missing", "run `python cli.py compare` again")),
+        ("other figure", ("not the one that was drawn", "run `python cli.py compare` again")),
     ],
 )
 def test_without_compares_result_it_says_what_to_run(
@@ -269,8 +277,12 @@ def test_without_compares_result_it_says_what_to_run(
         record = json.loads(path.read_text())
         del record["tables"]
         path.write_text(json.dumps(record))
-    else:
+    elif broken == "no run":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seeds": {}}))
+    elif broken == "no figure":
         (copy.root / "report" / "front.svg").unlink()
+    else:
+        shutil.copy(copy.root / "report" / "compare.svg", copy.root / "report" / "front.svg")
     with pytest.raises(ReportError) as caught:
         write_report(copy)
     assert expected[0] in caught.value.what
@@ -292,6 +304,72 @@ def test_a_run_made_anew_since_is_refused(copy: LocalStorage) -> None:
     (copy.root / "neighbors.parquet").unlink()
     with pytest.raises(NeighborsError):
         write_report(copy)
+
+
+def test_runs_and_the_page_go_by_the_same_items(copy: LocalStorage) -> None:
+    """Train counts of a catalog that was cleaned otherwise since would be another catalog's."""
+    plan = read_plan(copy)
+    clean(copy, plan, CleanConfig(), device="cpu")
+    compare(copy, plan, approaches=["1", "4"], num_seeds=1, config=QUICK, runtime=CPU)
+    write_report(copy)
+    (copy.root / "clean.parquet").unlink()
+    with pytest.raises(ReportError, match="what clean left out is not what") as caught:
+        write_report(copy)
+    assert caught.value.fix == "run `python cli.py compare` again"
+
+
+def test_another_view_of_the_same_runs_leaves_the_figures_alone(copy: LocalStorage) -> None:
+    """`--exclude-true` has files of its own, pictures too."""
+    options = {"approaches": ["1", "4"], "num_seeds": 2, "config": QUICK, "runtime": CPU}
+    before = {path: path.read_bytes() for path in (copy.root / "report").glob("*.svg")}
+    found = compare(copy, read_plan(copy), exclude_true=True, **options)
+    assert all("-exclude-true." in name for name in found.files)
+    assert {path: path.read_bytes() for path in before} == before
+    write_report(copy)
+
+
+def test_a_missing_catalog_file_costs_only_its_own_pictures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half of a catalog may be on a disk that is not there today."""
+    files = []
+    for number in range(2):
+        table = pa.table({"item_id": [f"{number}"], "title": ["a"], "image": [picture_bytes()]})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+        files += find_items(tmp_path / f"{number}.parquet", None, is_labeled=False).files
+    (tmp_path / "0.parquet").unlink()
+    columns = {"row": [0, 1], "item_id": ["0", "1"], "source_file": [0, 1], "source_row": [0, 0]}
+    items = pa.table(columns | {"label": [0, 0], "split": ["test", "test"]}).cast(ITEMS)
+    with caplog.at_level(logging.WARNING):
+        gone, here = read_thumbnails(
+            ItemsSource(files=tuple(files)),
+            items,
+            pixels=32,
+            picture_format="WEBP",
+            quality=50,
+            what="test",
+        )
+    assert (gone.picture, gone.problem) == (b"", "items file is gone: 0.parquet")
+    assert (here.title, here.problem) == ("a", "")
+    assert here.picture
+    assert "1 items are shown without pictures" in caplog.text
+
+
+def test_items_without_an_answer_are_counted() -> None:
+    """Else a category whose items were all unreadable would look as if nothing went wrong."""
+    names = pa.table({"label_id": ["A", "B"], "name": ["A", "B"], "path": [None, None]})
+    graph = NeighborGraph(np.array([[1], [0]]), np.ones((2, 1), np.float32))
+    shown = ShownRun(
+        title="1",
+        name="a1",
+        rows=np.arange(3),
+        labels=np.array([0, 0, 1]),
+        top_labels=np.array([[0], [-1], [-1]]),
+        top_probabilities=np.ones((3, 1), np.float32),
+    )
+    (found,) = categories([shown], names, graph, None, np.zeros(2, np.int64))["runs"]
+    assert found["unanswered"] == [1, 1]
+    assert (found["right"], found["answers"], found["confused"]) == ([1, 0], [1, 0], {})
 
 
 def test_the_command_says_what_it_wrote(copy: LocalStorage) -> None:

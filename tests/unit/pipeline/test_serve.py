@@ -187,6 +187,9 @@ def test_a_path_or_address_is_text_and_bytes_like_any_other(
         (b"{", "not JSON"),
         (b"\xff", "not JSON"),
         (b"[" * 100_000, "nested too deep"),
+        (b"[[]," * 60_000, "far too many values"),
+        (b'{"title": "a", "title": "b"}', "a name comes twice"),
+        (b'{"\\ud800": 1}', r"\\ud800 is no field"),
         (b"9" * 5000, "not JSON"),
         (b"[]", "`items`"),
         (b"null", "`items`"),
@@ -256,6 +259,8 @@ def test_what_is_not_there_is_refused_as_json(client: httpx.Client) -> None:
     error_of(client.post("/nothing", content=b"x" * 3_000_000), 404)
     error_of(client.get("/v1/predict"), 405)
     error_of(client.get("/docs"), 404)
+    error_of(client.get("/healthz/", follow_redirects=False), 404)
+    assert [client.head(path).status_code for path in ("/", "/healthz", "/readyz")] == [200] * 3
     for top in ("0", "21", "many"):
         error_of(client.post("/v1/predict", params={"top": top}, json={"title": "a"}), 422)
     (answer,) = client.post("/v1/predict?top=2", json={"title": "a"}).json()["items"]
