@@ -11,6 +11,7 @@ import logging
 import resource
 import signal
 import socket
+import types
 from collections.abc import Iterator
 
 import uvicorn
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 _HEADER_SECONDS = 15.0
 _LEAST_STOP_SECONDS = 0.5  # in which load balancers and kept connections hear of it
 _LAST_SECONDS = 2.0  # for answers on their way out
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MAX_FILES = 65536
 _BACKLOG = 2048  # connections that wait to be taken; before the service is ready too
 _READ_BYTES = 65536
@@ -112,7 +114,10 @@ def serve(
         await _until_stopped(service, listener, config)
         return await asyncio.to_thread(service.batches.close, _LAST_SECONDS)
 
-    if asyncio.run(run()):
+    has_ended = asyncio.run(run())
+    for number in _SIGNALS:  # Python's own end would bring back what kills
+        signal.signal(number, signal.SIG_IGN)
+    if has_ended:
         model.close()
     else:
         logger.warning("a batch is still under way and is given up")
@@ -134,9 +139,7 @@ async def _until_stopped(service: Service, listener: socket.socket, config: Serv
         timeout_graceful_shutdown=int(_LAST_SECONDS),
     )
     server, stopped = _Server(settings), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    _at_signals(asyncio.get_running_loop(), stopped)
     address = _address(listener)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not running.done():
@@ -150,6 +153,21 @@ async def _until_stopped(service: Service, listener: socket.socket, config: Serv
     server.should_exit = True
     await running
     stopping.cancel()
+
+
+def _at_signals(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
+    """Set an event at SIGTERM and Ctrl-C; further ones, also after the loop's end, do nothing.
+
+    The loop's own handlers would end with it, and the next signal kill a process on its way out.
+    """
+
+    def handle(number: int, frame: types.FrameType | None) -> None:
+        del number, frame
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stopped.set)
+
+    for number in _SIGNALS:
+        signal.signal(number, handle)
 
 
 async def _finish(service: Service, config: ServeConfig) -> None:
