@@ -91,8 +91,7 @@ class Trainer:
         self.approach = get_approach(config.approach)
         self.ranks, self.stop = ranks, stop
         self.network = _seeded_network(record, data)
-        self.noise = Noise(config.seed, device)
-        self.network.set_noise(self.noise)
+        self._renew_noise()
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         plain = [p for p in self.network.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -142,6 +141,10 @@ class Trainer:
         self.recorded: tuple[StepGraph, TargetTensors] | None = None
         self.num_plain_steps = 0
         self.mark = self.saved = 0.0
+
+    def _renew_noise(self) -> None:
+        self.noise = Noise(self.config.seed, self.data.device)
+        self.network.set_noise(self.noise)
 
     def train(self, folder: Path, save: Callable[[Checkpoint], None]) -> FusionNetwork:
         """Train until the epochs or the patience are used up; return the best epoch's network.
@@ -391,6 +394,7 @@ class Trainer:
             reason = " ".join(str(error).split())[:200]
             logger.warning("steps are launched kernel by kernel, which is slower: %s", reason)
             self.can_record = False
+            self._renew_noise()  # a recording that broke off spoils its generator
             return None
         finally:
             for group in self.optimizer.param_groups:

@@ -39,24 +39,24 @@ def plan(workspace: LocalStorage) -> Plan:
     return plan
 
 
-def losses_of(
-    workspace: LocalStorage, plan: Plan, config: FitConfig, *, can_record: bool, dtype: str
-) -> tuple[list[float], list[torch.Tensor]]:
-    """Train four epochs; return each step's losses and the weights."""
+def make_trainer(
+    workspace: LocalStorage, plan: Plan, config: FitConfig, dtype: str = "float32"
+) -> Trainer:
     data = FitData(workspace, plan, GPU)
     data.load("device")
     record = replace(make_record(config, data), compute_dtype=dtype)
-    trainer = Trainer(
-        data, record, build_targets(config, data), FitRuntime(device="cuda"), ALONE, Stop()
-    )
-    trainer.can_record = can_record
+    runtime = FitRuntime(device="cuda")
+    return Trainer(data, record, build_targets(config, data), runtime, ALONE, Stop())
+
+
+def losses_of(trainer: Trainer) -> list[float]:
+    """Train four epochs; return each step's losses."""
     losses = []
     for epoch in range(1, 5):
         for part in trainer.batches.epoch(epoch, 0):
             losses += trainer._step(part).tolist()
             trainer.step += 1
-    assert (trainer.recorded is not None) == can_record
-    return losses, [each.detach().clone() for each in trainer.network.parameters()]
+    return losses
 
 
 @pytest.mark.parametrize("approach", ["1", "2", "3", "4", "5"])
@@ -66,11 +66,39 @@ def test_a_recorded_step_is_the_same_step(
 ) -> None:
     """Dropout, learning rate and hardening included; the last batch of an epoch is shorter."""
     config = replace(CONFIG, approach=approach)
-    plain = losses_of(workspace, plan, config, can_record=False, dtype=dtype)
-    recorded = losses_of(workspace, plan, config, can_record=True, dtype=dtype)
-    assert plain[0] == pytest.approx(recorded[0], rel=1e-4, abs=1e-6)
-    for one, other in zip(plain[1], recorded[1], strict=True):
+    plain, recorded = (make_trainer(workspace, plan, config, dtype) for _ in range(2))
+    plain.can_record = False
+    assert losses_of(plain) == pytest.approx(losses_of(recorded), rel=1e-4, abs=1e-6)
+    assert plain.recorded is None
+    assert recorded.recorded is not None
+    pairs = zip(plain.network.parameters(), recorded.network.parameters(), strict=True)
+    for one, other in pairs:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_that_cannot_be_recorded_is_launched_plainly(
+    workspace: LocalStorage, plan: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, looking = (make_trainer(workspace, plan, CONFIG) for _ in range(2))
+    plain.can_record = False
+
+    def look(layer: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        assert given[0].sum().isfinite().item()  # waits for the GPU, which no recording can
+
+    looking.network.mlp.register_forward_pre_hook(look)
+    assert losses_of(looking) == pytest.approx(losses_of(plain), rel=1e-4, abs=1e-6)
+    assert looking.recorded is None
+    assert "launched kernel by kernel" in caplog.text
+
+
+def test_online_targets_are_learned_from_as_on_a_cpu(workspace: LocalStorage, plan: Plan) -> None:
+    config = replace(CONFIG, approach="online")
+    top1 = []
+    for device in ("cuda", "cpu"):
+        top1.append(fit(workspace, plan, config, runtime=FitRuntime(device=device)).metrics.top1)
+        config = replace(config, seed=1)
+    assert min(top1) > 0.8
+    assert top1[0] == pytest.approx(top1[1], abs=0.1)
 
 
 def test_a_run_learns_and_resumes_as_on_a_cpu(workspace: LocalStorage, plan: Plan) -> None:
