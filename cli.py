@@ -506,8 +506,9 @@ def _embed_options(command: Command) -> Command:
 @click.option(
     "--gpus-per-worker",
     type=click.FloatRange(min=0),
-    help="Engine ray: GPUs an encoder; 0.5 puts two on one, 0 one on each node's cores.  "
-    "[default: 1 if the cluster has any]",
+    help="GPUs an encoder, with --all or engine ray: 0.25 puts four on one, which small models "
+    "want, as one of them waits for its pictures; in a cluster, 0 puts one on each node's cores.  "
+    "[default: 1 if there are any]",
 )
 @_embed_options
 @_workspace_option()
@@ -526,14 +527,20 @@ def embed(
 ) -> None:
     """Run the frozen encoders over shards of the catalog.
 
-    With --all, several GPUs and no --device, one process a GPU shares the work.
+    With --all, several GPUs and no --device, a process for each shares the work.
     """
     from cache.reader import read_plan
 
     frozen = read_plan(workspace)
     is_ray = engine == "ray"
+    num_sharing = 1
     if not is_ray and gpus_per_worker is not None:
-        raise click.UsageError("--gpus-per-worker goes with --engine ray")
+        if not (all_shards and device == "auto" and 0 < gpus_per_worker <= 1):
+            raise click.UsageError(
+                "without --engine ray, --gpus-per-worker is above 0, at most 1, and goes with "
+                "--all and no --device"
+            )
+        num_sharing = int(1 / gpus_per_worker)
     if is_ray and shard is None and shards is None and not (labels or options["redo"]):
         all_shards = True
     chosen = _chosen_shards(shard, shards, frozen.num_shards if all_shards else None)
@@ -557,7 +564,7 @@ def embed(
     from pipeline.device import all_devices
     from pipeline.embed import embed_on_devices
 
-    devices = all_devices() if all_shards and device == "auto" else [device]
+    devices = all_devices() * num_sharing if all_shards and device == "auto" else [device]
     if len(devices) == 1:
         _embed(workspace.location, chosen or [], devices[0], **options)
     else:

@@ -74,33 +74,33 @@ def embed_on_devices(
     devices: Sequence[str],
     work: Callable[[str, Sequence[int], str], None],
 ) -> None:
-    """Run one process a device; each makes the shards that nobody else is making.
+    """Run a process for every device named; each makes the shards that nobody else is making.
 
     Args:
         workspace: where the plan is.
         shards: positions in the plan.
-        devices: such as cuda:0.
+        devices: such as cuda:0; one named twice is shared by two processes.
         work: embeds shards of a workspace on a device; must be importable by name.
     Raises: DeviceError naming the devices whose process failed.
     """
     # Not fork: CUDA does not survive it.
     context = multiprocessing.get_context("spawn")
-    processes = {}
+    processes = []
     for number, device in enumerate(devices):
         # Each begins elsewhere, so that they meet only at the end.
         turned = [*shards[number :: len(devices)], *shards]
         mine = list(dict.fromkeys(turned))
         args = (workspace.location, mine, device)
-        processes[device] = context.Process(target=work, args=args, name=device)
-    with _running(list(processes.values())):
-        for process in processes.values():
+        processes.append(context.Process(target=work, args=args, name=device))
+    with _running(processes):
+        for process in processes:
             process.join()
-    failed = [device for device, process in processes.items() if process.exitcode]
+    failed = [process for process in processes if process.exitcode]
     if failed:
-        codes = [processes[device].exitcode or 0 for device in failed]
+        codes = [process.exitcode for process in failed]
         raise DeviceError(
-            f"the process on {', '.join(failed)} failed with exit code "
-            f"{', '.join(map(str, codes))}",
+            f"the process on {', '.join(process.name for process in failed)} failed with exit "
+            f"code {', '.join(map(str, codes))}",
             where=open_storage(workspace.location).where("cache"),
             fix="its error stands above; run the same command again, it goes on",
             can_retry=EXIT_ERROR not in codes,

@@ -251,11 +251,14 @@ def cache_bytes(workspace: LocalStorage) -> dict[str, bytes]:
     return {name: workspace.read(name) for name in names if "/commits/" not in name}
 
 
-def test_several_processes_write_the_same_bytes_as_one(workspace: LocalStorage) -> None:
-    """One process a GPU; whoever comes to a shard first makes it."""
+@pytest.mark.parametrize("devices", [["cpu", "again"], ["cpu", "cpu", "cpu"]])
+def test_several_processes_write_the_same_bytes_as_one(
+    workspace: LocalStorage, devices: list[str]
+) -> None:
+    """One process a GPU, or several; whoever comes to a shard first makes it."""
     catalog(workspace.root / "catalog")
     plan = hash_plan(workspace, shard_rows=8, chunk_rows=4)
-    embed_on_devices(workspace, range(plan.num_shards), ["cpu", "again"], embed_here)
+    embed_on_devices(workspace, range(plan.num_shards), devices, embed_here)
     assert all(workspace.size(commit_name(shard)) for shard in range(plan.num_shards))
     together = cache_bytes(workspace)
     for name in workspace.sizes("cache"):
