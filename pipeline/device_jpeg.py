@@ -13,8 +13,10 @@ import warnings
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+import torch.nn.functional as F
+from jaxtyping import Float32, UInt8
 from PIL import ExifTags, Image
+from torch import Tensor
 
 from pipeline.pictures import MAX_ASPECT
 from schemas.plan import Preprocess
@@ -38,12 +40,11 @@ class DeviceJpegs:
         Raises: ImportError if torchcodec is absent; RuntimeError if its libraries do not load.
         """
         from torchcodec import decoders  # may be absent, or not fit the installed torch
-        from torchvision.transforms.v2 import InterpolationMode, functional  # slow to load
 
         self._decode = decoders.decode_jpeg  # type: ignore[attr-defined]
-        self._functional = functional
-        self._mode = InterpolationMode(preprocess.interpolation)
         self._preprocess, self._device = preprocess, device
+        # Of its own, or each task would wait for the encoder's batches under way.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def takes(self, picture: bytes) -> bool:
         """Say whether a picture is plain."""
@@ -55,25 +56,36 @@ class DeviceJpegs:
 
         Raises: RuntimeError if the decoder refuses one of them.
         """
-        decoded = self._decode(pictures, mode="RGB", device=self._device)
-        return torch.stack([self._to_input(each) for each in decoded]).cpu().numpy()
+        height, width = self._preprocess.size
+        with torch.cuda.stream(self._stream):
+            decoded = self._decode(pictures, mode="RGB", device=self._device)
+            inputs = torch.empty(len(pictures), 3, height, width, device=self._device)
+            for place, pixels in zip(inputs, decoded, strict=True):
+                place.copy_(self._to_input(pixels))
+            inputs = inputs.round_().clamp_(0, 255).byte()  # bicubic overshoots
+            return inputs.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
-    def _to_input(self, pixels: UInt8[torch.Tensor, "3 h w"]) -> UInt8[torch.Tensor, "H W 3"]:
-        """Do as `pictures.to_input`, with torchvision's resize, which follows Pillow's."""
+    def _to_input(self, pixels: UInt8[Tensor, "3 h w"]) -> Float32[Tensor, "3 H W"]:
+        """Do as `pictures.to_input`; a resize with antialias follows Pillow's."""
         height, width = self._preprocess.size
         if self._preprocess.resize_mode == "squash":
             size = [height, width]
         else:
             short = min(pixels.shape[1:])
             size = [int(height * side / short) for side in pixels.shape[1:]]
-        resized = self._functional.resize(pixels, size, self._mode, antialias=True)
-        return self._functional.center_crop(resized, [height, width]).permute(1, 2, 0)
+        (resized,) = F.interpolate(
+            pixels[None].float(), size, mode=self._preprocess.interpolation, antialias=True
+        )
+        top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+        return resized[:, top : top + height, left : left + width]
 
 
 def is_supported(preprocess: Preprocess) -> bool:
     """Say whether pictures are resized in one of the two common ways."""
     height, width = preprocess.size
     mode = preprocess.resize_mode
+    if preprocess.interpolation not in ("bilinear", "bicubic"):
+        return False
     return mode == "squash" or (mode == "shortest" and height == width)
 
 

@@ -8,12 +8,13 @@ two. Cost at 12M items: one decode and two forward passes for each distinct pict
 B batch, D embedding width, R rows of a chunk, S of a shard, H, W height and width in pixels.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,7 @@ Report = Callable[[int], None]
 """Told how many more items are decoded; what it raises stops the shard."""
 
 RETIRED = "retired"
+_TITLES_TOGETHER = 256
 _RETIRED = RawItem(title=None, title_error=RETIRED, image=None, image_error=RETIRED)
 
 
@@ -61,6 +63,12 @@ class EncoderLike(Protocol):
     def encode_texts(self, texts: Sequence[str], batch_size: int) -> Float32[np.ndarray, "n D"]:
         """Embed texts."""
 
+    def tokenize(self, texts: Sequence[str]) -> Any:
+        """Do the first part of embedding texts; any thread may."""
+
+    def encode_tokens(self, parts: Sequence[Any], batch_size: int) -> Float32[np.ndarray, "n D"]:
+        """Do the second, of some parts together."""
+
 
 @dataclass
 class _Content:
@@ -80,6 +88,7 @@ class _Chunk:
     images: list[_Content | None] = field(default_factory=list)
     titles: list[_Content | None] = field(default_factory=list)
     new_titles: dict[str, _Content] = field(default_factory=dict)
+    tokens: list[Future[Any]] = field(default_factory=list)  # of its new titles, in order
     encoded: list[_Content] = field(default_factory=list)  # its new pictures that were decoded
 
 
@@ -225,6 +234,7 @@ class _ShardRun:
         self._files = live_files(self._items, self._is_retired)
         self._encoder, self._pool, self._watch, self._writer = encoder, pool, watch, writer
         self._batch_size, self._report = batch_size, report
+        self._batch = np.empty((batch_size, *plan.encoder.preprocess.size, 3), np.uint8)
         # By sha256: contents of earlier chunks, and of those that are being read ahead.
         self._images: dict[str, _Content] = {}
         self._titles: dict[str, _Content] = {}
@@ -240,8 +250,9 @@ class _ShardRun:
         with (
             Progress(f"embed shard {self._shard:05d}", num_rows, shard=self._shard) as progress,
             ThreadPoolExecutor(NUM_READERS) as readers,
+            ThreadPoolExecutor(1) as tokenizer,
         ):
-            decoded = self._pool.decode(self._tasks(missing, readers))
+            decoded = self._pool.decode(self._tasks(missing, readers, tokenizer))
             for number in missing:
                 self._embed_chunk(number, decoded, progress)
 
@@ -259,15 +270,18 @@ class _ShardRun:
                         known.setdefault(sha, _Content(row))
 
     def _tasks(
-        self, missing: list[int], readers: ThreadPoolExecutor
+        self, missing: list[int], readers: ThreadPoolExecutor, tokenizer: ThreadPoolExecutor
     ) -> Iterator[tuple[_Task, list[bytes]]]:
-        """Read the missing chunks' items and yield their new pictures, each once."""
+        """Read the missing chunks' items and yield their new pictures, each once.
+
+        Meanwhile their new titles are tokenized, while the encoder is busy with pictures.
+        """
         for number in missing:
             start, stop = (row - self._writer.start for row in self._writer.chunk_range(number))
             chunk = self._under_way[number] = _Chunk()
             pictures: list[bytes] = []
             contents: list[_Content] = []
-            num_items = 0
+            num_items = num_tokenized = 0
             raw_items = self._raw_items(start, stop)
             for row, item in enumerate(map_ahead(readers, read_item, raw_items), start):
                 num_items += 1
@@ -275,10 +289,20 @@ class _ShardRun:
                     assert item.image is not None
                     pictures.append(item.image)
                     contents.append(content)
+                if len(chunk.new_titles) == num_tokenized + _TITLES_TOGETHER:
+                    num_tokenized += self._tokenize(chunk, num_tokenized, tokenizer)
                 if len(pictures) == TASK_PICTURES:
                     yield _Task(contents=contents, num_items=num_items, is_last=False), pictures
                     pictures, contents, num_items = [], [], 0
+            self._tokenize(chunk, num_tokenized, tokenizer)
             yield _Task(contents=contents, num_items=num_items, is_last=True), pictures
+
+    def _tokenize(self, chunk: _Chunk, start: int, tokenizer: ThreadPoolExecutor) -> int:
+        """Have the new titles from a place on tokenized; return how many these are."""
+        titles = list(itertools.islice(chunk.new_titles, start, None))
+        if titles:
+            chunk.tokens.append(tokenizer.submit(self._encoder.tokenize, titles))
+        return len(titles)
 
     def _raw_items(self, start: int, stop: int) -> Iterator[RawItem]:
         """Read rows of the shard; what is retired may be gone, so it is not read."""
@@ -320,7 +344,8 @@ class _ShardRun:
         chunk = self._under_way.pop(number)
         timer.images += time.perf_counter() - started - (timer.waiting - waited)
         clock = time.perf_counter()
-        title_emb = self._encoder.encode_texts(list(chunk.new_titles), self._batch_size)
+        tokens = [part.result() for part in chunk.tokens]
+        title_emb = self._encoder.encode_tokens(tokens, self._batch_size)
         timer.titles += time.perf_counter() - clock
         timer.num_images += len(chunk.encoded)
         timer.num_titles += len(chunk.new_titles)
@@ -344,10 +369,11 @@ class _ShardRun:
     def _batches(
         self, number: int, decoded: Iterator[Decoded[_Task]], progress: Progress
     ) -> Iterator[UInt8[np.ndarray, "B H W 3"]]:
-        """Yield the good pictures of one chunk in whole batches; note them in its `encoded`."""
-        height, width = self._plan.encoder.preprocess.size
-        shape = (self._batch_size, height, width, 3)
-        batch, num = np.empty(shape, np.uint8), 0
+        """Yield the good pictures of one chunk in whole batches; note them in its `encoded`.
+
+        A batch is valid until the next one is asked for.
+        """
+        batch, num = self._batch, 0
         is_last = False
         while not is_last:
             clock = time.perf_counter()
@@ -355,18 +381,18 @@ class _ShardRun:
             self.timer.waiting += time.perf_counter() - clock
             task = outcome.tag
             is_last = task.is_last
-            for content, pixels, error in zip(
-                task.contents, outcome.pixels, outcome.errors, strict=True
-            ):
+            for content, error in zip(task.contents, outcome.errors, strict=True):
                 content.error = error
-                if error is not None:
-                    continue
-                batch[num] = pixels
-                self._under_way[number].encoded.append(content)
-                num += 1
-                if num == self._batch_size:
+            good = [place for place, error in enumerate(outcome.errors) if error is None]
+            self._under_way[number].encoded += [task.contents[place] for place in good]
+            while good:
+                places, good = good[: len(batch) - num], good[len(batch) - num :]
+                stop = num + len(places)
+                outcome.pixels.take(places, axis=0, out=batch[num:stop], mode="clip")
+                num = stop
+                if num == len(batch):
                     yield batch
-                    batch, num = np.empty(shape, np.uint8), 0
+                    num = 0
             progress.update(task.num_items)
             self._report(task.num_items)
         if num:

@@ -3,7 +3,7 @@
 `resolve` finds a model's weights once, at plan time, and writes down everything that loading
 needs; `load_encoder` then works without network. The only importer of open_clip.
 
-B batch, D embedding width.
+B batch, D embedding width, L tokens in a row.
 """
 
 import copy
@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import (
     download_pretrained_from_hf,
@@ -92,20 +92,29 @@ class Encoder:
         image_emb = self._model.encode_image(batch, normalize=False)
         return F.normalize(image_emb.float(), dim=-1)
 
-    @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int) -> Float32[np.ndarray, "n D"]:
-        """Return the unit-length embeddings of titles or label texts.
+        """Return the unit-length embeddings of titles or label texts."""
+        return self.encode_tokens([self.tokenize(texts)] if texts else [], batch_size)
+
+    def tokenize(self, texts: Sequence[str]) -> Int64[Tensor, "n L"]:
+        """Return token ids, on the CPU: 0.1 ms a title, in whichever thread calls."""
+        return self._tokenize([" ".join(text.split())[:MAX_TITLE_CHARS] for text in texts])
+
+    @torch.inference_mode()
+    def encode_tokens(
+        self, parts: Sequence[Int64[Tensor, "_ L"]], batch_size: int
+    ) -> Float32[np.ndarray, "n D"]:
+        """Return the unit-length embeddings of tokenized texts, n in all parts together.
 
         Sorted by length, so that a batch holds titles of about one length.
         """
-        if not texts:
+        if not sum(map(len, parts)):
             return np.empty((0, self.spec.embed_dim), np.float32)
-        trimmed = [" ".join(text.split())[:MAX_TITLE_CHARS] for text in texts]
-        tokens = self._tokenize(trimmed)
+        tokens = torch.cat(list(parts))
         order = self._text_tower.lengths(tokens).argsort(stable=True)
-        parts = [self._text_tower.encode(tokens[rows]).cpu() for rows in order.split(batch_size)]
-        text_emb = torch.empty(len(texts), self.spec.embed_dim)
-        text_emb[order] = torch.cat(parts)
+        found = [self._text_tower.encode(tokens[rows]).cpu() for rows in order.split(batch_size)]
+        text_emb = torch.empty(len(tokens), self.spec.embed_dim)
+        text_emb[order] = torch.cat(found)
         return text_emb.numpy()
 
     def in_bfloat16(self) -> "Encoder":

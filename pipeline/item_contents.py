@@ -1,6 +1,7 @@
 """Load and hash items as they come out of a catalog, in threads, some ahead of their use."""
 
 import hashlib
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pipeline.items import PictureFile, RawItem
 
 NUM_READERS = 16  # threads that read and hash: they wait for files, not for the processor
 _ITEMS_AHEAD = 128
+_TOGETHER = 8  # to hand over single ones takes longer than to read them
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -54,10 +56,15 @@ def map_ahead(
     pool: ThreadPoolExecutor, function: Callable[[In], Out], values: Iterable[In]
 ) -> Iterator[Out]:
     """Map in threads, in order, some values ahead of their use."""
-    futures: deque[Future[Out]] = deque()
-    for value in values:
-        futures.append(pool.submit(function, value))
-        if len(futures) > _ITEMS_AHEAD:
-            yield futures.popleft().result()
+
+    def each(group: list[In]) -> list[Out]:
+        return [function(value) for value in group]
+
+    futures: deque[Future[list[Out]]] = deque()
+    waiting = iter(values)
+    while group := list(itertools.islice(waiting, _TOGETHER)):
+        futures.append(pool.submit(each, group))
+        if len(futures) > _ITEMS_AHEAD // _TOGETHER:
+            yield from futures.popleft().result()
     while futures:
-        yield futures.popleft().result()
+        yield from futures.popleft().result()

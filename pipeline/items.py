@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -36,6 +37,8 @@ from schemas.plan import ItemsSource, SourceFile
 
 BATCH_BYTES = 64 << 20  # of pictures
 _MAX_GAP_ROWS = 4096  # read over rather than opening the file again
+_FOLDERS_KEPT = 65_536
+_FOLDER_NAMES = ("", ".", "..")
 _URL = r"^[a-z][a-z0-9+.-]*://"
 
 
@@ -373,8 +376,9 @@ def _read(
         return
     parts = tables.rows(file.path, start, stop, has_image_bytes=file.has_image_bytes)
     found = itertools.chain.from_iterable(parts)
+    place = _Below(file.root)
     for title, image, path in itertools.compress(found, is_wanted):
-        yield _raw_item(title, None, *_picture(image, path, file.root))
+        yield _raw_item(title, None, *_picture(image, path, place))
 
 
 def _raw_item(
@@ -395,36 +399,64 @@ def _raw_item(
 
 
 def _picture(
-    image: bytes | None, path: bytes | None, root: str
+    image: bytes | None, path: bytes | None, place: "_Below"
 ) -> tuple[bytes | PictureFile | None, str | None]:
     """Return an item's picture, or why there is none; the bytes come before the path."""
     given = path if image is None else image
     if not given:
         return None, "null" if given is None else "empty"
-    return (given, None) if image is not None else _confined(given, root)
+    return (given, None) if image is not None else place.file(given)
 
 
-def _confined(name: bytes, root: str) -> tuple[PictureFile | None, str | None]:
+class _Below:
+    """Confines names to an image root."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._prefix = os.path.join(root, "")
+        # Resolving a whole path takes 60 us, and most pictures share a few folders.
+        self._resolved = lru_cache(_FOLDERS_KEPT)(_resolved)
+
+    def file(self, name: bytes) -> tuple[PictureFile | None, str | None]:
+        """Return a file below the root, or why there is none."""
+        try:
+            text = name.decode("utf-8")
+            root = self._root
+            found = _below_url(text, root) if is_url(root) else self._below_folder(text)
+        except (ValueError, OSError) as error:
+            return None, f"path cannot be used: {error}"
+        if found is None:
+            return None, "path leaves the image root"
+        return PictureFile(self._root, found), None
+
+    def _below_folder(self, name: str) -> str | None:
+        """Return the resolved path below the root, or None if it is not there."""
+        if is_url(name):
+            return None
+        path = os.path.join(self._root, name)
+        folder, last = os.path.split(path)
+        if last in _FOLDER_NAMES or not _is_there_and_no_link(path):
+            real = _resolved(path)
+        else:
+            real = os.path.join(self._resolved(folder), last)
+        is_below = f"{real}/".startswith(self._prefix)
+        return real[len(self._prefix) :] or "." if is_below else None
+
+
+def _is_there_and_no_link(path: str) -> bool:
     try:
-        text = name.decode("utf-8")
-        found = _below_url(text, root) if is_url(root) else _below_folder(text, root)
-    except (ValueError, OSError) as error:
-        return None, f"path cannot be used: {error}"
-    if found is None:
-        return None, "path leaves the image root"
-    return PictureFile(root, found), None
+        return not stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
-def _below_folder(name: str, root: str) -> str | None:
-    """Return the resolved path below the root, or None if it is not there."""
-    if is_url(name):
-        return None
-    real = os.path.realpath(os.path.join(root, name))
-    # In a circle of links realpath leaves what follows unresolved, links out of the root too.
+def _resolved(path: str) -> str:
+    """Return a path without links. Raises: OSError in a circle of links."""
+    real = os.path.realpath(path)
+    # In a circle realpath leaves what follows unresolved, links out of the root too.
     if os.path.realpath(real) != real:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    is_below = f"{real}/".startswith(os.path.join(root, ""))
-    return os.path.relpath(real, root) if is_below else None
+    return real
 
 
 def _below_url(name: str, root: str) -> str | None:

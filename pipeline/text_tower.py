@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 # cut against uncut is at 0.99991 (ViT-B-32) or 0.99988 (ViT-H-14): the same noise. Towers that do
 # read the padding were below 0.3.
 _MAX_DIFFERENCE = 1e-5
+_GPU_STEP = 8
 _MIN_COSINE_LOW_PRECISION = 0.999
 
 
@@ -46,6 +47,8 @@ class TextTower:
         # CLIP spreads its text tower over itself; CustomTextCLIP and CoCa keep it as a module.
         self._tower = getattr(model, "text", model)
         self._device = next(model.parameters()).device
+        # A GPU's libraries plan anew for every length that they meet.
+        self._step = _GPU_STEP if self._device.type == "cuda" else 1
         self.is_trimmed = self._passes_self_check()
 
     @torch.inference_mode()
@@ -84,7 +87,8 @@ class TextTower:
         # title is seen, padding or not, and the appended token sees itself only if no padding
         # precedes it. So one padding token has to stay, unless the longest title has none.
         num_appended = positions.shape[0] - context
-        length = min(int(self.lengths(tokens).max()) + num_appended, context)
+        length = int(self.lengths(tokens).max()) + num_appended
+        length = min(-(-length // self._step) * self._step, context)
 
         # open_clip's own code runs on a twin of the model whose tables are cut: CLIP.encode_text
         # and TextTransformer.forward take their width from the tables, not from the ids.

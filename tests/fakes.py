@@ -119,6 +119,12 @@ class HashEncoder:
         vectors = [self._unit(text.encode()) for text in texts]
         return np.array(vectors, np.float32).reshape(len(texts), self.spec.embed_dim)
 
+    def tokenize(self, texts: Sequence[str]) -> Sequence[str]:
+        return texts
+
+    def encode_tokens(self, parts: Sequence[Sequence[str]], batch_size: int = 64) -> np.ndarray:
+        return self.encode_texts([text for part in parts for text in part], batch_size)
+
     def _unit(self, content: bytes) -> np.ndarray:
         seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
         vector = np.random.default_rng(seed).standard_normal(self.spec.embed_dim)
