@@ -588,9 +588,11 @@ def _embed(
 ) -> None:
     from cache.reader import read_plan
     from cache.storage import open_storage
+    from pipeline.device import keep_freed_memory
     from pipeline.embed import embed as embed_shards
     from pipeline.encoder import find_weights, load_encoder
 
+    keep_freed_memory()
     workspace = open_storage(location)
     frozen = read_plan(workspace)
     signal.signal(signal.SIGTERM, _stop)
@@ -1002,9 +1004,11 @@ def fit(workspace: "Storage", **options: Any) -> None:
     from cache.reader import read_plan
 
     frozen = read_plan(workspace)
+    from pipeline.device import keep_freed_memory
     from pipeline.fit import fit as fit_run
     from schemas.run import FitConfig
 
+    keep_freed_memory()
     runtime = _runtime(options)
     found = fit_run(workspace, frozen, FitConfig(**options), runtime=runtime)
     if _is_first_process():
@@ -1381,8 +1385,10 @@ def compare(
 
     frozen = read_plan(workspace)
     from pipeline.compare import compare as compare_runs
+    from pipeline.device import keep_freed_memory
     from schemas.run import FitConfig
 
+    keep_freed_memory()
     runtime = _runtime(options)
     names = [name.strip() for name in approaches.split(",") if name.strip()]
     if not names:

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cache.reader import Cache
 from cache.storage import LocalStorage
 from pipeline.decode_pool import DecodePool
+from pipeline.device import keep_freed_memory
 from pipeline.embed_shard import embed_shard
 from pipeline.encoder import Encoder, load_encoder
 from pipeline.items import CatalogWatch
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--peer-python", help="of an environment with clip-retrieval")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command does
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "weights.safetensors"
         torch.manual_seed(0)

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cache.reader import PLAN, read_plan
 from cache.storage import LocalStorage
-from pipeline.device import pick_device
+from pipeline.device import keep_freed_memory, pick_device
 from pipeline.fit import build_targets
 from pipeline.predictions import Classifier, measure_predictions, network_inputs, predict
 from pipeline.ranks import ALONE
@@ -231,6 +231,7 @@ def main() -> None:
         plot()
         return
     if options.child:
+        keep_freed_memory()  # as the command does
         call = json.loads(options.child)
         configs = [FitConfig(**config) for config in call["configs"]]
         runtime = FitRuntime(**call["runtime"])

@@ -9,6 +9,7 @@ B batch, C classes, D embedding width, N items.
 """
 
 import time
+from multiprocessing.connection import Connection
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,18 @@ def dense_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     true = log_p.gather(1, labels[:, None])[:, 0]
     focal = -((1 - true.exp()) ** 2) * true
     return focal.mean() + F.kl_div(log_p, targets, reduction="batchmean")
+
+
+def run_plain(
+    calls: Connection, items: Items, hidden_dim: int, batch_size: int, num_steps: int
+) -> None:
+    """Time some steps for every number of workers that comes in, until nothing more comes."""
+    while True:
+        try:
+            num_workers = calls.recv()
+        except EOFError:
+            return
+        calls.send(seconds_per_item(items, hidden_dim, batch_size, num_steps, num_workers))
 
 
 def seconds_per_item(
