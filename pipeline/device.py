@@ -55,8 +55,9 @@ def keep_freed_memory() -> None:
     """Have this process keep the memory that it frees, for its next allocation.
 
     By default glibc gives blocks above 32 MB back, and the kernel clears new pages for the next
-    one: 70,000 page faults a training step on a CPU, an eighth of its time. Peak memory is the
-    same. Does nothing where another C library is in use.
+    one: 70,000 page faults a training step on a CPU, an eighth of its time with the default head
+    and half of it with a small one. Peak memory grew by 3% at most. Does nothing where another C
+    library is in use.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

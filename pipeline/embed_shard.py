@@ -58,7 +58,7 @@ class EncoderLike(Protocol):
     def encode_images(
         self, batches: Iterable[UInt8[np.ndarray, "B H W 3"]]
     ) -> Iterator[Float32[np.ndarray, "B D"]]:
-        """Embed batches of decoded pictures, in order."""
+        """Embed batches of decoded pictures, in order, each before it asks for the next."""
 
     def encode_texts(self, texts: Sequence[str], batch_size: int) -> Float32[np.ndarray, "n D"]:
         """Embed texts."""

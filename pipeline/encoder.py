@@ -82,7 +82,8 @@ class Encoder:
     ) -> Iterator[Float32[np.ndarray, "B D"]]:
         """Yield the unit-length embeddings of batches of decoded pictures, in order.
 
-        On a GPU some batches are in flight: while one is computed, the next is decoded and copied.
+        A batch need be valid only until the next one is asked for. On a GPU some are in flight:
+        while one is computed, the next is decoded and copied.
         """
         yield from self._staging.map(self._image_tower, batches)
 

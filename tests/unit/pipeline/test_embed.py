@@ -13,6 +13,7 @@ from PIL import Image
 
 from cache.reader import Cache, read_label_emb, read_plan
 from cache.storage import LocalStorage
+from pipeline import embed_shard
 from pipeline.embed import embed
 from pipeline.embed_labels import embed_labels, mean_direction
 from pipeline.plan import make_plan
@@ -60,13 +61,16 @@ def run(
     embed(workspace, plan, shards, lambda: encoder or HashEncoder(), **given)
 
 
-@pytest.mark.parametrize("with_bytes", [True, False])
+@pytest.mark.parametrize(("with_bytes", "together"), [(True, 256), (False, 3)])
 def test_every_row_holds_its_own_items_embedding(
     workspace: LocalStorage,
     small_model: Path,
     with_bytes: bool,
+    together: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against the obvious loop: one item at a time, in catalog order."""
+    monkeypatch.setattr(embed_shard, "_TITLES_TOGETHER", together)
     plan = planned(workspace, small_model, num_items=40, with_bytes=with_bytes)
     run(workspace, plan)
     encoder, cache = HashEncoder(), Cache(workspace, plan)

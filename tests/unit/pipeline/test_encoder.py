@@ -120,6 +120,8 @@ def test_titles_come_back_in_their_own_order(encoder: Encoder) -> None:
     alone = np.concatenate([embed_texts(encoder, [title]) for title in titles])
     for batch_size in (1, 3, 50):
         np.testing.assert_allclose(encoder.encode_texts(titles, batch_size), alone, atol=1e-5)
+        parts = [encoder.tokenize(part) for part in (titles[:7], titles[7:8], titles[8:])]
+        np.testing.assert_allclose(encoder.encode_tokens(parts, batch_size), alone, atol=1e-5)
     assert encoder.encode_texts([], 3).shape == (0, 24)
 
 

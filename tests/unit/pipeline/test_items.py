@@ -607,6 +607,31 @@ def test_a_link_within_the_root_is_followed(tmp_path: Path) -> None:
     assert with_path(tmp_path, "b.png").image.read() == b"picture"
 
 
+def test_names_lead_where_the_whole_path_resolved_leads(tmp_path: Path) -> None:
+    """Folders are resolved once, and remembered while a catalog is read."""
+    root = tmp_path / "root"
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "b" / "1.png").write_bytes(b"one")
+    (root / "a" / "2.png").symlink_to("b/1.png")
+    (root / "near").symlink_to("a/b")
+    (root / "far").symlink_to(tmp_path)
+    (tmp_path / "3.png").write_bytes(b"three")
+    names = [
+        *("a/b/1.png", "a//b/./1.png", "a/2.png", "near/1.png", "near/../2.png", "far/3.png"),
+        *("far/root/a/2.png", "a/b/none.png", "none/1.png", "a/b/1.png/2", "a/b", "a/b/", "."),
+        *("..", "../root/a/2.png", "../3.png", "near/..", "far/..", f"{root}/a/b/1.png"),
+    ]
+    rows = [f"{i},x,L,{name}" for i, name in enumerate(names * 2)]
+    items = root / "items.csv"
+    items.write_text("\n".join(["item_id,title,label_id,image_path", *rows, ""]))
+    for name, item in zip(names * 2, everything(find_items(items, None)), strict=True):
+        real = os.path.realpath(os.path.join(root, name))
+        if Path(real).is_relative_to(root):
+            assert item.image == PictureFile(str(root), os.path.relpath(real, root)), name
+        else:
+            assert item.image_error == "path leaves the image root", name
+
+
 @pytest.mark.parametrize("name", ["a\0b.png", "x" * 5000])
 def test_a_path_that_no_file_can_have_is_a_reason(tmp_path: Path, name: str) -> None:
     """Not a crash of the worker."""
