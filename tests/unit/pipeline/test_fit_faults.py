@@ -105,14 +105,19 @@ def test_two_and_four_processes_train_as_one(
         )
         folder = next(Path(workspace.location, "runs").iterdir())
         weights[processes] = load_file(folder / "model.safetensors")
+        record = json.loads((folder / "config.json").read_text())
         shutil.rmtree(folder)
+    # Parts of a batch are rounded apart in bfloat16: seen were 2e-4 of a loss of 0.12.
+    is_low = record["compute_dtype"] == "bfloat16"
+    near = {"abs": 1e-3} if is_low else {"rel": 1e-3}
     for processes in (2, 4):
         for alone, shared in zip(found[1], found[processes], strict=True):
             for name in ("train/loss", "train/focal", "val/nll"):
-                assert shared[name] == pytest.approx(alone[name], rel=1e-3), name
+                assert shared[name] == pytest.approx(alone[name], **near), name
             assert shared["val/top1"] == pytest.approx(alone["val/top1"], abs=0.02)
         for name, value in weights[1].items():
-            assert (value - weights[processes][name]).abs().max() < 0.01, name
+            most = 0.1 if is_low else 0.01
+            assert (value - weights[processes][name]).abs().max() < most, name
 
 
 def test_a_stopped_shared_run_goes_on(workspace: LocalStorage) -> None:
