@@ -564,7 +564,10 @@ def embed(
     from pipeline.device import all_devices
     from pipeline.embed import embed_on_devices
 
-    devices = all_devices() * num_sharing if all_shards and device == "auto" else [device]
+    devices = all_devices() if all_shards and device == "auto" else [device]
+    if num_sharing > 1 and devices == ["cpu"]:
+        raise click.UsageError("--gpus-per-worker: this machine has no GPU; leave it out")
+    devices *= num_sharing
     if len(devices) == 1:
         _embed(workspace.location, chosen or [], devices[0], **options)
     else:

@@ -76,6 +76,8 @@ def test_the_workspace_comes_from_the_environment(
         (["embed", "--shard", "0", "--all"], "only one of"),
         (["embed", "--shards", "3-"], "neither a shard nor A-B"),
         (["embed", "--shards", "0,5-3"], "neither a shard nor A-B"),
+        (["embed", "--shard", "0", "--gpus-per-worker", "0.5"], "--gpus-per-worker"),
+        (["embed", "--all", "--gpus-per-worker", "2"], "--gpus-per-worker"),
         (["fit"], "--approach"),
         (["fit", "--approach", "1", "--fusion", "sum"], "sum"),
         (["predict", "a5"], "say what to predict"),
@@ -92,6 +94,25 @@ def test_wrong_usage_has_exit_code_2(tmp_path: Path, arguments: list[str], probl
     result = run(*arguments, *workspace)
     assert result.exit_code == 2
     assert problem in result.output
+
+
+@pytest.mark.parametrize(
+    ("devices", "started"), [(["cuda:0", "cuda:1"], ["cuda:0", "cuda:1"] * 4), (["cpu"], None)]
+)
+def test_several_processes_may_share_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[str], started: list[str] | None
+) -> None:
+    """A small encoder waits for its pictures; a CPU is not shared so."""
+    fake_plan(LocalStorage(tmp_path), num_items=10)
+    found: list[list[str]] = []
+    monkeypatch.setattr("pipeline.device.all_devices", lambda: list(devices))
+    monkeypatch.setattr(
+        "pipeline.embed.embed_on_devices",
+        lambda workspace, shards, devices, work: found.append(list(devices)),
+    )
+    result = run("embed", "--all", "--gpus-per-worker", "0.25", "--workspace", str(tmp_path))
+    assert found == ([started] if started else [])
+    assert started or "has no GPU" in result.output
 
 
 def test_shards_are_chosen_with_both_ends() -> None:
