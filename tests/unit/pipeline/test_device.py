@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 TOUCH = """
 import resource, sys
 import torch
@@ -18,7 +16,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_memory_that_was_freed_needs_no_new_pages() -> None:
     faults = {}
     for how in ("returned", "kept"):
