@@ -14,7 +14,7 @@ from typing import Any
 
 from cache.layout import open_arrays
 from cache.storage import Storage, open_storage
-from pipeline.embed_shard import EncoderLike
+from pipeline.embed_shard import ShardEncoder
 from pipeline.logs import event
 from pipeline.shard_embedder import ShardEmbedder
 from schemas.errors import EXIT_ERROR, DeviceError, LeaseError, TooManyBadRowsError
@@ -27,7 +27,7 @@ def embed(
     workspace: Storage,
     plan: Plan,
     shards: Sequence[int],
-    get_encoder: Callable[[], EncoderLike],
+    get_encoder: Callable[[], ShardEncoder],
     *,
     with_labels: bool,
     is_one_of_many: bool = False,

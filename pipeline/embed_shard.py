@@ -63,6 +63,10 @@ class EncoderLike(Protocol):
     def encode_texts(self, texts: Sequence[str], batch_size: int) -> Float32[np.ndarray, "n D"]:
         """Embed texts."""
 
+
+class ShardEncoder(EncoderLike, Protocol):
+    """What embedding shards needs beside: texts are tokenized while pictures are embedded."""
+
     def tokenize(self, texts: Sequence[str]) -> Any:
         """Do the first part of embedding texts; any thread may."""
 
@@ -118,7 +122,7 @@ def embed_shard(
     workspace: Storage,
     plan: Plan,
     shard: int,
-    encoder: EncoderLike,
+    encoder: ShardEncoder,
     pool: DecodePool,
     watch: CatalogWatch,
     *,
@@ -221,7 +225,7 @@ class _ShardRun:
         workspace: Storage,
         plan: Plan,
         shard: int,
-        encoder: EncoderLike,
+        encoder: ShardEncoder,
         pool: DecodePool,
         watch: CatalogWatch,
         writer: ShardWriter,

@@ -133,12 +133,6 @@ class _InOneThread:
     def encode_texts(self, texts: Sequence[str], batch_size: int) -> Float32[np.ndarray, "n D"]:
         return self._thread.submit(self._encoder.encode_texts, texts, batch_size).result()
 
-    def tokenize(self, texts: Sequence[str]) -> Any:
-        return self._thread.submit(self._encoder.tokenize, texts).result()
-
-    def encode_tokens(self, parts: Sequence[Any], batch_size: int) -> Float32[np.ndarray, "n D"]:
-        return self._thread.submit(self._encoder.encode_tokens, parts, batch_size).result()
-
 
 class _OneAtATime:
     """A device's decoder that several lanes share."""

@@ -16,8 +16,8 @@ from pipeline.decode_pool import DecodePool
 from pipeline.embed_labels import embed_labels, labels_problem
 from pipeline.embed_shard import (
     RETIRED,
-    EncoderLike,
     Report,
+    ShardEncoder,
     embed_shard,
     ignore,
     live_files,
@@ -50,7 +50,7 @@ class ShardEmbedder:
         self,
         workspace: Storage,
         plan: Plan,
-        get_encoder: Callable[[], EncoderLike],
+        get_encoder: Callable[[], ShardEncoder],
         *,
         batch_size: int = 256,
         num_workers: int = 2,
@@ -88,7 +88,7 @@ class ShardEmbedder:
         self._stack.close()
 
     @functools.cached_property
-    def encoder(self) -> EncoderLike:
+    def encoder(self) -> ShardEncoder:
         """The planned encoder."""
         self._workspace.check_writable()  # before anything slow
         return self._get_encoder()
