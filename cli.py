@@ -567,7 +567,7 @@ def embed(
     devices = all_devices() if all_shards and device == "auto" else [device]
     if num_sharing > 1 and devices == ["cpu"]:
         raise click.UsageError("--gpus-per-worker: this machine has no GPU; leave it out")
-    devices *= num_sharing
+    devices = (devices * num_sharing)[: max(1, len(chosen or []))]
     if len(devices) == 1:
         _embed(workspace.location, chosen or [], devices[0], **options)
     else:

@@ -52,8 +52,10 @@ class Worker:
 
     def load(self) -> None:
         """Load the encoder, so that a node that cannot is known before it takes a shard."""
+        from pipeline.device import keep_freed_memory
         from pipeline.encoder import find_weights, load_encoder
 
+        keep_freed_memory()
         options = self._options
         workspace = open_storage(self._location)
         plan = read_plan(workspace)

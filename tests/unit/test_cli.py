@@ -97,13 +97,22 @@ def test_wrong_usage_has_exit_code_2(tmp_path: Path, arguments: list[str], probl
 
 
 @pytest.mark.parametrize(
-    ("devices", "started"), [(["cuda:0", "cuda:1"], ["cuda:0", "cuda:1"] * 4), (["cpu"], None)]
+    ("devices", "num_shards", "started"),
+    [
+        (["cuda:0", "cuda:1"], 9, ["cuda:0", "cuda:1"] * 4),
+        (["cuda:0", "cuda:1"], 3, ["cuda:0", "cuda:1", "cuda:0"]),
+        (["cpu"], 9, None),
+    ],
 )
 def test_several_processes_may_share_a_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[str], started: list[str] | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: list[str],
+    num_shards: int,
+    started: list[str] | None,
 ) -> None:
-    """A small encoder waits for its pictures; a CPU is not shared so."""
-    fake_plan(LocalStorage(tmp_path), num_items=10)
+    """A small encoder waits for its pictures; no process without a shard, no CPU shared so."""
+    fake_plan(LocalStorage(tmp_path), num_items=num_shards, shard_rows=1, chunk_rows=1)
     found: list[list[str]] = []
     monkeypatch.setattr("pipeline.device.all_devices", lambda: list(devices))
     monkeypatch.setattr(
